@@ -1,0 +1,46 @@
+"""One generative model that reads and writes pixels and words, on MLX.
+
+Names are imported when they are first used, so that `import mlx_pixword` stays under 0.2 s.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._blas import load_openblas
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .colors import fold_colors, unfold_colors
+    from .errors import PixWordError
+    from .generation import generate_text, stream_generate
+    from .hub import load, save_model
+    from .model import ModelArgs, PixWordModel
+    from .processor import Processor
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "batch", "fold_colors": "colors", "unfold_colors": "colors", "PixWordError": "errors",
+    "generate_text": "generation", "stream_generate": "generation", "load": "hub", "save_model": "hub",
+    "ModelArgs": "model", "PixWordModel": "model", "Processor": "processor",
+}  # fmt: skip
+__all__ = [
+    "Batch", "ModelArgs", "PixWordError", "PixWordModel", "Processor", "fold_colors", "generate_text", "load",
+    "save_model", "stream_generate", "unfold_colors",
+]  # fmt: skip
+
+if _advice := load_openblas():
+    print(f"mlx_pixword: {_advice}", file=sys.stderr)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mlx_pixword' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,53 @@
+"""A real BLAS for MLX's Linux CPU build, whose wheel carries the reference one (30 times slower).
+
+MLX's symbols are resolved when it is loaded, so a system OpenBLAS has to be in the process before.
+"""
+
+import ctypes
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+LIBRARIES = ("libopenblas.so.0", "libopenblas.so", f"{sys.prefix}/lib/libopenblas.so.0")
+INSTALL = "install it for 10 to 30 times faster CPU runs: apt-get install libopenblas0, or dnf install openblas"
+
+
+def load_openblas() -> str | None:
+    """Load OpenBLAS for MLX where it helps.
+
+    Returns:
+        None where there is nothing to say, else one line for the user: none installed, or MLX came first.
+    """
+    if sys.platform != "linux" or loaded_openblas() or _has_cuda():
+        return None
+    if "mlx.core" in sys.modules:
+        return "mlx was imported before mlx_pixword, so it runs without OpenBLAS: import mlx_pixword first"
+    for name in LIBRARIES:
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            return None
+        except OSError:
+            continue
+    return f"no OpenBLAS found; {INSTALL}"
+
+
+def loaded_openblas() -> str | None:
+    """Path of the OpenBLAS in this process that MLX can use, if any (NumPy's own copy has other symbols)."""
+    maps = Path("/proc/self/maps")
+    paths = (
+        {line.split()[-1] for line in maps.read_text().splitlines() if "/libopenblas" in line}
+        if maps.exists()
+        else set()
+    )
+    return min(paths, default=None)
+
+
+def _has_cuda() -> bool:
+    if not Path("/dev/nvidiactl").exists():
+        return False
+    for name in ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda"):
+        try:
+            return bool(distribution(name))
+        except PackageNotFoundError:
+            continue
+    return False

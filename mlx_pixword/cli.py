@@ -1,0 +1,53 @@
+"""What all command lines share: a user's mistake is one line and exit status 2, anything else keeps its traceback."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from .errors import PixWordError
+from .settings import add_arguments, build
+
+Settings = TypeVar("Settings")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def parse(cls: type[Settings], prog: str, argv: Sequence[str] | None, *, required: Sequence[str] = ()) -> Settings:
+    """Read the settings ``cls`` from a command line; the docstring of ``cls`` is the help's description."""
+    parser = Parser(prog=f"python -m mlx_pixword.{prog}", description=cls.__doc__, allow_abbrev=False)
+    add_arguments(parser, cls, required=required)
+    return build(cls, vars(parser.parse_args(argv)), where="command line")
+
+
+def notice(message: str) -> None:
+    """One line for the user on standard error, above any progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(message, file=sys.stderr)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command line's ``main``: `PixWordError` prints its line and exits 2; a closed pipe ends in silence."""
+    try:
+        main()
+        sys.stdout.flush()
+    except PixWordError as error:
+        message = " ".join(str(error).split())
+        sys.exit(_fail(f"error: {message}"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(message, file=sys.stderr)
+    return status

@@ -1,0 +1,74 @@
+"""A run's configuration: a preset, then a YAML file, then the command line, each over the one before."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .data.settings import DataArgs
+from .errors import PixWordError
+from .model import ModelArgs
+from .settings import build
+from .training.settings import TrainArgs
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {  # ours, for a two-core CPU
+        "vocab_size": 512, "fold_factor": 32, "image_size": 64, "window_size": 4, "hidden_size": 64, "num_heads": 8,
+        "num_kv_heads": 4, "num_layers": 3, "image_layers": 1, "intermediate_size": 128, "max_seq_len": 512,
+        "qk_norm": True, "factored_colors": True, "optimizer": "muon", "learning_rate": 3e-3, "zero_init": True,
+        "weight_decay": 0.0, "warmup": 30, "word_weight": 5.0, "batch_tokens": 1280, "pack": False, "steps": 1600,
+        "accumulate": 2,
+    },
+    "upw-120m": {"max_seq_len": 1024},  # the paper's: images alone
+    "upw-170m": {"vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    preset: str
+    model: ModelArgs
+    data: DataArgs
+    train: TrainArgs
+
+    def to_flat(self) -> dict[str, Any]:
+        """One level of plain values, as YAML and the command line have them."""
+        values = {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
+        return {"preset": self.preset} | {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_flat(), sort_keys=False)
+
+
+def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig:
+    """A configuration from flat values over their preset; unknown keys and bad values raise `PixWordError`."""
+    preset = values.get("preset", "tiny")
+    if preset not in PRESETS:
+        raise PixWordError(f"{where}: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    merged = {**PRESETS[preset], **{k: v for k, v in values.items() if k != "preset"}}
+    parts: list[Any] = []
+    for cls in (ModelArgs, DataArgs, TrainArgs):
+        names = {f.name for f in fields(cls)}
+        parts.append(build(cls, {k: merged.pop(k) for k in list(merged) if k in names}, where))
+    if merged:
+        known = sorted(f.name for cls in (ModelArgs, DataArgs, TrainArgs) for f in fields(cls))
+        raise PixWordError(f"{where}: unknown key {sorted(merged)[0]!r}; known keys are preset, {', '.join(known)}")
+    return RunConfig(preset, *parts)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Flat values of a YAML file; raises `PixWordError` with the file's name."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise PixWordError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PixWordError(f"--config {path} is not YAML: {error}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise PixWordError(f"--config {path} must hold names and values, got {type(values).__name__}")
+    make_config(values, where=str(path))
+    return values

@@ -1,0 +1,52 @@
+"""What a source of documents is: the interfaces that the loader, the tests and new sources share."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Picture(Protocol):
+    """An image that has not been decoded yet. Cheap to hold, safe to use from any thread.
+
+    Attributes:
+        name: what a message calls it: a path, or ``archive.zip:member.png``.
+        cache_key: identifies the bytes (path, member, size, modification time), or None if never worth caching.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cache_key(self) -> str | None: ...
+
+    def rgb(self, image_size: int) -> np.ndarray:
+        """Decode: uint8 ``[h, w, 3]``, longer side at most ``image_size`` pixels; raises ``BadImage``."""
+        ...
+
+
+class Source(Protocol):
+    """A collection of documents, read by index.
+
+    Attributes:
+        name: what a message calls it, usually the path given.
+        endless: True if every index >= 0 is a fresh document (then ``len`` is not asked for).
+        captioned: True if a document is one image with its caption, and worthless without the image.
+        unusable: ``(name, reason)`` of files that lie in the source and are no documents.
+    """
+
+    name: str
+    endless: bool
+    captioned: bool
+    unusable: list[tuple[str, str]]
+
+    def __len__(self) -> int: ...
+
+    def parts(self, index: int) -> list[str | Picture]:
+        """The document in reading order: texts and images; image marks are not part of the texts."""
+        ...
+
+    def texts(self) -> Iterator[str]:
+        """The texts of all documents in order, without opening an image."""
+        ...

@@ -1,0 +1,52 @@
+"""Images that wait to be decoded: files, and members of archives."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadImage
+from ..images import decode_image
+from .archives import Archive
+
+
+class FilePicture:
+    """An image file. ``cache_key`` covers absolute path, size and modification time as they were when it was made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self.cache_key = _cache_key(path)
+
+    def rgb(self, image_size: int) -> np.ndarray:
+        """See ``Picture.rgb``; a missing file is a ``BadImage`` too."""
+        try:
+            with self.path.open("rb") as file:
+                return decode_image(file, image_size)
+        except FileNotFoundError:
+            raise BadImage("file not found") from None
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror or error}") from None
+
+
+class ArchivePicture:
+    """A member of an archive, read without unpacking. ``cache_key`` covers the archive's file and the member."""
+
+    def __init__(self, archive: Archive, member: str) -> None:
+        self.archive = archive
+        self.member = member
+        self.name = f"{archive.path}:{member}"
+        self.cache_key = _cache_key(archive.path, member)
+
+    def rgb(self, image_size: int) -> np.ndarray:
+        """See ``Picture.rgb``; a missing, encrypted or damaged member is a ``BadImage`` too."""
+        return decode_image(BytesIO(self.archive.read(self.member)), image_size)
+
+
+def _cache_key(path: Path, *member: str) -> str | None:
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    # repr, because a path may hold any separator, and bytes that are not UTF-8
+    return repr((str(path.absolute()), *member, stat.st_size, stat.st_mtime_ns))

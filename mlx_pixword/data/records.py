@@ -1,0 +1,180 @@
+"""Documents kept as JSON records: ``.jsonl`` and LLaVA's JSON array. Records are found by offset, never all held."""
+
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..errors import PixWordError
+from .base import Picture
+from .references import parse_references
+
+Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
+ToParts = Callable[[dict[str, Any], Callable[[str], Any]], list[Any]]
+
+_CHUNK = 2**20
+_LONGEST = 2**26  # bytes of a record in an array, after which the search for its end gives up
+_DECODE = json.JSONDecoder().raw_decode
+_FIRST = re.compile(r"(?:\xef\xbb\xbf)?\s*\[\s*(\])?")
+_NEXT = re.compile(r"\s*(?:,|(\]))\s*")
+
+
+class RecordFile:
+    """A source with one JSON record a document. Every record is checked when the file is opened.
+
+    Args:
+        path: the file.
+        resolve: makes pictures of image references.
+        scan: finds the records: ``scan_lines`` or ``scan_array``.
+        to_parts: makes a document of a record: ``caption_parts`` or ``llava_parts``.
+
+    Raises:
+        PixWordError: no record, or a malformed one; file and record are named.
+    """
+
+    endless = False
+
+    def __init__(self, path: Path, resolve: Callable[[str], Picture], scan: Scan, to_parts: ToParts) -> None:
+        self.name = str(path)
+        self.captioned = True  # until a record without an image is found
+        self.unusable: list[tuple[str, str]] = []
+        self._path, self._resolve, self._to_parts = path, resolve, to_parts
+        self._unit = "line" if scan is scan_lines else "record"
+        self._spans = self._index(scan)  # int64 [documents, 3]: first byte, end, number
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def parts(self, index: int) -> list[str | Picture]:
+        """See ``Source.parts``; a reference that leaves the folder of images raises ``PixWordError``."""
+        return self._read(index, self._resolve)
+
+    def texts(self) -> Iterator[str]:
+        """See ``Source.texts``."""
+        for index in range(len(self)):
+            yield from (part for part in self._read(index, _no_picture) if part is not None)
+
+    def _index(self, scan: Scan) -> np.ndarray:
+        spans = array("q")
+        try:
+            with self._path.open("rb") as file:
+                for start, end, number, raw in scan(file):
+                    record = self._parse(raw, number)
+                    self._convert(record, number, _no_picture)
+                    self.captioned &= "image" in record
+                    spans.extend((start, end, number))
+        except BrokenArray as error:
+            raise PixWordError(f"{self._path} is no JSON array of records: {error}") from None
+        except OSError as error:
+            raise PixWordError(f"{self._path} cannot be read: {error.strerror or error}") from None
+        if not spans:
+            raise PixWordError(f"{self._path} holds no documents; give a file with at least one {self._unit}")
+        return np.array(spans, np.int64).reshape(-1, 3)
+
+    def _read(self, index: int, resolve: Callable[[str], Any]) -> list[Any]:
+        start, end, number = self._spans[index].tolist()
+        try:
+            with self._path.open("rb") as file:
+                file.seek(start)
+                raw = file.read(end - start)
+        except OSError as error:
+            raise self._error(number, f"cannot be read: {error.strerror or error}") from None
+        return self._convert(self._parse(raw, number), number, resolve)
+
+    def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(raw.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise self._error(number, "not valid UTF-8; save the file as UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise self._error(number, f"not valid JSON, {error.msg} at character {error.pos}") from None
+        except RecursionError:
+            raise self._error(number, "JSON nested too deeply for a document") from None
+        if not isinstance(record, dict):
+            raise self._error(number, f"expected a JSON object, got {raw[:40]!r}")
+        return record
+
+    def _convert(self, record: dict[str, Any], number: int, resolve: Callable[[str], Any]) -> list[Any]:
+        try:
+            return self._to_parts(record, resolve)
+        except PixWordError as error:
+            raise self._error(number, str(error)) from None
+
+    def _error(self, number: int, problem: str) -> PixWordError:
+        return PixWordError(f"{self._path}, {self._unit} {number}: {problem}")
+
+
+def caption_parts(record: dict[str, Any], resolve: Callable[[str], Any]) -> list[Any]:
+    """``{"text": ...}`` with references, or ``{"image": ..., "caption": ...}``, as a document."""
+    image, caption, text = (record.get(key) for key in ("image", "caption", "text"))
+    if isinstance(image, str) and isinstance(caption, str) and "text" not in record:
+        return [resolve(image), caption]
+    if isinstance(text, str) and "image" not in record:
+        return parse_references(text, resolve)
+    raise PixWordError(f'expected {{"text": ...}} or {{"image": ..., "caption": ...}} of strings, got {_shape(record)}')
+
+
+def llava_parts(record: dict[str, Any], resolve: Callable[[str], Any]) -> list[Any]:
+    """A record of LLaVA's ``chat.json`` as a document: the image, then what ``gpt`` says of it."""
+    image, turns = record.get("image"), record.get("conversations")
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    answers = [turn.get("value") for turn in turns if turn.get("from") == "gpt"]
+    if not isinstance(image, str) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise PixWordError(f'expected "image" and "conversations" with a "gpt" value, got {_shape(record)}')
+    return [resolve(image), " ".join(answers)]
+
+
+def scan_lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
+    """Spans, line numbers and bytes of the lines that are not blank."""
+    start = 0
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield start, start + len(line), number, line
+        start += len(line)
+
+
+def scan_array(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
+    """Spans, numbers and bytes of the elements of a JSON array, read piece by piece; raises ``BrokenArray``."""
+    # Latin-1 makes one character of each byte, so places in the text are offsets in the file; JSON's marks are ASCII.
+    text, base, place = "", 0, 0  # base: offset of the text's first character; place: where a separator is due
+    for number in count(1):
+        while (span := _element(text, place, _NEXT if number > 1 else _FIRST)) is None:
+            more = file.read(max(_CHUNK, len(text)))
+            if not more or len(text) - place > _LONGEST:
+                raise BrokenArray(f"record {number}, after byte {base + place}, is malformed or cut short")
+            text, base, place = text[place:] + more.decode("latin-1"), base + place, 0
+        start, place = span
+        if start == place:
+            return
+        yield base + start, base + place, number, text[start:place].encode("latin-1")
+
+
+class BrokenArray(ValueError):
+    """The bytes are no JSON array; the message says where."""
+
+
+def _element(text: str, place: int, separator: re.Pattern[str]) -> tuple[int, int] | None:
+    """Span of the element after a separator; an empty span at the array's end; None if the text does not reach."""
+    mark = separator.match(text, place)
+    if mark is None:
+        return None
+    if mark[1]:
+        return mark.end(), mark.end()
+    try:
+        return mark.end(), _DECODE(text, mark.end())[1]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_picture(_reference: str) -> None:
+    """Stands in for an image where only texts are wanted."""
+
+
+def _shape(record: dict[str, Any]) -> str:
+    """A record's keys and types of value, shortened."""
+    return "{" + ", ".join(f"{key!r}: {type(value).__name__}" for key, value in record.items())[:100] + "}"

@@ -1,0 +1,102 @@
+"""`python -m mlx_pixword.doctor`: what this machine offers, and what would make it faster."""
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import mlx.core as mx
+
+from . import __version__
+from ._blas import INSTALL, loaded_openblas
+from .cli import Parser, run_command
+
+SIZE = 1024  # side of the matrices that are timed
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the findings, and advice where there is any."""
+    Parser(prog="python -m mlx_pixword.doctor", description=__doc__).parse_args(argv)
+    findings, advice = examine()
+    width = max(map(len, findings))
+    for name, value in findings.items():
+        print(f"{name:<{width}}  {value}")
+    for line in advice or ["nothing would make this machine faster that this program knows of"]:
+        print(f"- {line}")
+
+
+def examine() -> tuple[dict[str, str], list[str]]:
+    """Findings by name, and lines of advice."""
+    on_gpu = mx.default_device() != mx.cpu
+    findings = {
+        "mlx-pixword": __version__,
+        "mlx": f"{version('mlx')}, mlx-lm {version('mlx-lm')}",
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "device": f"{mx.default_device().type.name}, {_device_name()}",
+        "memory": f"{_memory_bytes() / 2**30:.0f} GiB"
+        + (f", GPU may use {_gpu_bytes() / 2**30:.0f} GiB" if on_gpu else ""),
+        "BLAS": _blas(on_gpu),
+        "float32 matmul": f"{_flops(mx.float32) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
+        "bfloat16 matmul": f"{_flops(mx.bfloat16) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
+        "exp": f"{_seconds(lambda: mx.exp(_matrix(mx.float32))) / SIZE**2 * 1e9:.2f} ns an element",
+        "C++ compiler": shutil.which("g++") or "none (only --compile on needs one on Linux)",
+        "Metal kernels": "none in this version; MLX's own operations run everywhere",
+    }
+    return findings, _advice(on_gpu)
+
+
+def _advice(on_gpu: bool) -> list[str]:
+    if on_gpu:
+        return []
+    lines = ["this is a CPU: use --preset tiny here, and float32, as bfloat16 matmuls are slow on it"]
+    if sys.platform == "linux" and not loaded_openblas():
+        lines.append(f"MLX runs without OpenBLAS: {INSTALL}")
+    if sys.platform == "darwin":
+        lines.append("MLX found no Metal GPU: it needs Apple silicon, macOS 14 or newer and a native arm64 Python")
+    return lines
+
+
+def _blas(on_gpu: bool) -> str:
+    if sys.platform == "darwin":
+        return "Accelerate"
+    return loaded_openblas() or ("not needed on a GPU" if on_gpu else "the slow reference BLAS of MLX's wheel")
+
+
+def _matrix(dtype: mx.Dtype) -> mx.array:
+    return mx.full((SIZE, SIZE), 0.5, dtype)
+
+
+def _flops(dtype: mx.Dtype) -> float:
+    matrix = _matrix(dtype)
+    return 2 * SIZE**3 / _seconds(lambda: matrix @ matrix)
+
+
+def _seconds(operation: Callable[[], object], budget: float = 0.5) -> float:
+    """The fastest run of an operation within a time budget, seconds."""
+    mx.eval(operation())
+    best, end = float("inf"), time.perf_counter() + budget
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        mx.eval(operation())
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _device_name() -> str:
+    info = mx.device_info()
+    return str(info.get("device_name", info.get("architecture", platform.machine()))) + f", {os.cpu_count()} cores"
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gpu_bytes() -> int:
+    return int(mx.device_info().get("max_recommended_working_set_size", 0))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,141 @@
+"""`python -m mlx_pixword.evaluate`: how well a model reads and predicts, as a table and, on the last line, as JSON."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cli import parse, run_command
+from .errors import PixWordError
+from .settings import setting
+
+if TYPE_CHECKING:
+    from .batch import Document
+    from .data.base import Source
+    from .data.loader import Encoder
+
+CHUNK = 256  # documents in memory at a time
+Z_95 = 1.959963984540054  # of a two-sided 95% interval
+Scores = dict[str, float | int | list[float]]
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Measure a model on data: losses on any, exact match and character error rate on images with text."""
+
+    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
+    data: list[str] = setting([], "data as pretrain takes it; may be repeated", metavar="PATH")
+    images: Path | None = setting(None, "root of relative image references", metavar="DIR")
+    allow_outside: bool = setting(False, "allow image references that leave their root")
+    limit: int = setting(0, "documents to use, 0 for all")
+    batch_tokens: int = setting(4096, "words and windows a batch")
+    max_bad: float = setting(0.05, "largest fraction of bad images")
+    revision: str | None = setting(None, "branch, tag or commit of a hub repository")
+    dtype: str | None = setting(
+        None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
+    )
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.batch_tokens < 1 or not 0 <= self.max_bad <= 1:
+            raise PixWordError(
+                "--limit must not be negative, --batch-tokens must be positive and --max-bad lie in 0..1, "
+                f"got {self.limit}, {self.batch_tokens} and {self.max_bad}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table and the line of JSON."""
+    result = evaluate(parse(EvaluateArgs, "evaluate", argv, required=("model", "data")))
+    width = max(map(len, result))
+    for name, value in result.items():
+        print(f"{name:<{width}}  {_show(value)}")
+    print(json.dumps(result))
+
+
+def evaluate(args: EvaluateArgs) -> Scores:
+    """Measure a model.
+
+    Returns:
+        ``documents`` and ``skipped``; ``word_loss`` and ``boundary_loss`` in nats a target; ``word_perplexity``;
+        where images have text, ``read``, ``exact_match`` and ``cer`` as fractions with Wilson 95% intervals.
+
+    Raises:
+        PixWordError: no model or data, too many bad images, or nothing that can be used.
+    """
+    from .data.loader import Encoder, SkipLog
+    from .data.sources import open_source
+    from .hub import load
+    from .training.samples import LossMeter, read_documents, readable
+
+    sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    skips, meter, count, pairs = SkipLog(), LossMeter(model, args.batch_tokens), 0, list[tuple[str, str]]()
+    for documents in _chunks(sources, Encoder(processor.args, processor.tokenizer, skips), args.limit):
+        count += len(documents)
+        meter.add(documents)
+        if processor.tokenizer is not None:
+            pairs += read_documents(model, processor, readable(documents))
+    skips.check(args.max_bad)
+    if not count:
+        raise PixWordError(f"--data {', '.join(args.data)}: no document could be used")
+    losses = meter.means()
+    result: Scores = {"documents": count, "skipped": skips.count, **losses}
+    if "word_loss" in losses:
+        result["word_perplexity"] = math.exp(min(losses["word_loss"], 700.0))
+    return result | reading_scores(pairs)
+
+
+def reading_scores(pairs: Sequence[tuple[str, str]]) -> Scores:
+    """Scores of ``(read, written)`` pairs: ``exact_match`` with its Wilson interval, and the character error rate.
+
+    ``cer`` is the edit distance over the characters written, all pairs together; its interval is Wilson's too, taking
+    characters as independent, so it is a little narrow. Empty for no pairs.
+    """
+    if not pairs:
+        return {}
+    from rapidfuzz.distance import Levenshtein
+
+    exact = sum(read == written for read, written in pairs)
+    errors = sum(Levenshtein.distance(read, written) for read, written in pairs)
+    characters = sum(len(written) for _, written in pairs)
+    scores: Scores = {
+        "read": len(pairs),
+        "exact_match": exact / len(pairs),
+        "exact_match_95": wilson(exact, len(pairs)),
+    }
+    return scores | {"cer": errors / characters, "cer_95": wilson(min(errors, characters), characters)}
+
+
+def wilson(successes: int, trials: int) -> list[float]:
+    """Wilson score interval, 95%, of a proportion (Wilson 1927): ``[low, high]``."""
+    p, z2 = successes / trials, Z_95**2
+    middle = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z_95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def _chunks(sources: "Sequence[Source]", encoder: "Encoder", limit: int) -> "Iterator[list[Document]]":
+    """Encoded documents, a few at a time, so that memory does not grow with the data."""
+    chunk: list[Document] = []
+    places = ((source, index) for source in sources for index in range(len(source)))
+    for n, (source, index) in enumerate(places):
+        if limit and n == limit:
+            break
+        chunk += encoder(source.parts(index), source.captioned)
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _show(value: float | int | list[float]) -> str:
+    if isinstance(value, list):
+        return " to ".join(f"{v:.4f}" for v in value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,160 @@
+"""`python -m mlx_pixword.generate`: ask a model to read images. Text on standard output, speed on standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli import parse, run_command
+from .errors import BadImage, PixWordError
+from .sampling import SampleArgs
+from .settings import setting
+
+if TYPE_CHECKING:
+    from .batch import ImageTokens
+    from .model import PixWordModel
+    from .processor import Part, Processor
+
+MARK = "<|image|>"
+BATCH = 32  # images read together with --each
+
+
+@dataclass(frozen=True)
+class GenerateArgs(SampleArgs):
+    """Write the words that follow images and a prompt."""
+
+    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
+    image: list[str] = setting([], "image to read; may be repeated", metavar="FILE")
+    prompt: str = setting(
+        "", f"text to go on from; - is standard input; {MARK} in it marks where images go", metavar="TEXT"
+    )
+    each: bool = setting(False, "read every image on its own, in batches")
+    jsonl: bool = setting(False, 'print {"image": ..., "text": ...}, a line for every image with --each')
+    revision: str | None = setting(None, "branch, tag or commit of a hub repository")
+    dtype: str | None = setting(
+        None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
+    )
+
+    def sample_args(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(SampleArgs)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read images with a model."""
+    args = parse(GenerateArgs, "generate", argv, required=("model",))
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if not args.image and not prompt:
+        raise PixWordError("nothing to go on from: give --image FILE, --prompt TEXT or both")
+    parts = arrange(prompt, args.image[:1] if args.each else args.image)  # mistakes show before the model is loaded
+    missing = [path for path in args.image if not Path(path).is_file()]
+    if missing:
+        raise PixWordError(f"--image {missing[0]}: no such file")
+    from .hub import load  # --help answers at once
+
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    images = {path: read_image(path, processor) for path in args.image}
+    if args.each and len(args.image):
+        _read_each(model, processor, args, prompt, images)
+    elif args.jsonl:
+        _print_json(args.image, _generate(model, processor, _fill(parts, images), args))
+    else:
+        _stream(model, processor, _fill(parts, images), args)
+
+
+def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
+    """Texts and image paths in reading order: images at the marks of the prompt, or before it.
+
+    Raises:
+        PixWordError: the prompt has marks, and not as many as there are images.
+    """
+    texts = prompt.split(MARK)
+    if len(texts) == 1:
+        return [*map(Path, paths), *([prompt] if prompt else [])]
+    if len(texts) - 1 != len(paths):
+        raise PixWordError(
+            f"the prompt has {len(texts) - 1} {MARK} marks for {len(paths)} images; give one mark an image, or none"
+        )
+    parts: list[str | Path] = [texts[0]]
+    for path, text in zip(paths, texts[1:], strict=True):
+        parts += [Path(path), text]
+    return [part for part in parts if part != ""]
+
+
+def read_image(path: str, processor: "Processor") -> "ImageTokens":
+    """Decode and fold an image file; raises `PixWordError` with its name."""
+    from .images import decode_image
+    from .processor import tokens_of
+
+    try:
+        with Path(path).open("rb") as file:
+            return tokens_of(decode_image(file, processor.args.image_size), processor.args)
+    except BadImage as error:
+        raise PixWordError(f"--image {path}: {error}") from error
+    except OSError as error:
+        raise PixWordError(f"--image {path}: {error.strerror}") from error
+
+
+def _fill(parts: Sequence["str | Path"], images: "dict[str, ImageTokens]") -> list["Part"]:
+    return [images[str(part)] if isinstance(part, Path) else part for part in parts]
+
+
+def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> None:
+    from .generation import stream_generate
+
+    response = None
+    for response in stream_generate(model, processor, parts, **args.sample_args()):
+        sys.stdout.write(response.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    if response is not None:
+        read = f"{response.prompt_elements} elements read in {response.prompt_seconds:.2f} s"
+        speed = (
+            f"{response.tokens / max(response.seconds, 1e-9):,.1f} words/s" if response.tokens > 1 else "1 word or none"
+        )
+        print(f"{read}, {response.tokens} words, {speed}, {_peak()}", file=sys.stderr)
+
+
+def _generate(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> str:
+    from .generation import generate_text
+
+    return generate_text(model, processor, parts, **args.sample_args())
+
+
+def _read_each(
+    model: "PixWordModel", processor: "Processor", args: GenerateArgs, prompt: str, images: "dict[str, ImageTokens]"
+) -> None:
+    from .generation import generate_batch
+
+    start = time.perf_counter()
+    for n in range(0, len(args.image), BATCH):
+        paths = args.image[n : n + BATCH]
+        batch = processor.batch([_fill(arrange(prompt, [path]), images) for path in paths])
+        for path, text in zip(paths, generate_batch(model, processor, batch, **args.sample_args()), strict=True):
+            if args.jsonl:
+                _print_json([path], text)
+            else:
+                print(f"{path}\t{text}" if len(args.image) > 1 else text, flush=True)
+    seconds = time.perf_counter() - start
+    print(
+        f"{len(args.image)} images in {seconds:.2f} s, {len(args.image) / seconds:,.1f} images/s, {_peak()}",
+        file=sys.stderr,
+    )
+
+
+def _print_json(paths: Sequence[str], text: str) -> None:
+    image = paths[0] if len(paths) == 1 else list(paths)
+    print(json.dumps({"image": image, "text": text}, ensure_ascii=False), flush=True)
+
+
+def _peak() -> str:
+    import mlx.core as mx
+
+    return f"peak memory {mx.get_peak_memory() / 1e9:.2f} GB"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,161 @@
+"""Model directories: `config.json`, safetensors and a tokenizer file, on disk or on the Hugging Face hub."""
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .errors import PixWordError
+from .model import DTYPES, ModelArgs, PixWordModel
+from .processor import Processor
+from .tokenizer import Tokenizer, load_tokenizer
+
+PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
+SHARD_BYTES = 5 * 10**9
+
+
+def load(
+    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None
+) -> tuple[PixWordModel, Processor]:
+    """Load a model and its processor.
+
+    Args:
+        path_or_repo: a model directory, or a repository on the hub such as ``owner/name``.
+        revision: branch, tag or commit of a repository.
+        dtype: compute type instead of the configuration's: float32, bfloat16, float16 or auto.
+
+    Raises:
+        PixWordError: nothing there, an unknown configuration key, a truncated file, or weights that do not fit.
+
+    Example:
+        >>> model, processor = pw.load("runs/plates/final")
+    """
+    folder = _locate(path_or_repo, revision)
+    config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
+    model = PixWordModel(ModelArgs.from_dict(config))
+    _load_weights(model, folder)
+    files = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    return model, Processor(model.args, load_tokenizer(files[0]) if files else None)
+
+
+def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path) -> Path:
+    """Write a model directory; it appears complete or not at all. Factored colours become plain tables.
+
+    Raises:
+        PixWordError: the directory exists and is not empty.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise PixWordError(f"{directory} exists already; choose another folder")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    draft = directory.parent / f".{directory.name}.{os.getpid()}"
+    draft.mkdir()
+    try:
+        weights, args = model.plain_weights()
+        (draft / "config.json").write_text(json.dumps({"model_type": "pixword", **args.to_dict()}, indent=2) + "\n")
+        _save_weights(weights, draft)
+        if tokenizer is not None:
+            (draft / tokenizer.filename).write_bytes(tokenizer.contents)
+        os.replace(draft, directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return directory
+
+
+def read_safetensors(path: Path) -> dict[str, mx.array]:
+    """Read a safetensors file after checking that its header fits its size; raises `PixWordError`."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
+            header = json.loads(file.read(length)) if length <= size - 8 else None
+        end = max((v["data_offsets"][1] for k, v in (header or {}).items() if k != "__metadata__"), default=0)
+    except OSError as error:
+        raise PixWordError(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PixWordError(f"{path} is not a safetensors file") from error
+    if header is None or size - 8 - length < end:
+        raise PixWordError(f"{path} is truncated or not a safetensors file ({size:,} bytes); copy or download it again")
+    return dict(mx.load(str(path)))  # type: ignore[arg-type]
+
+
+def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
+    path = Path(path_or_repo)
+    if path.is_dir():
+        return path
+    name = str(path_or_repo)
+    if name.count("/") != 1 or path.exists() or name.startswith((".", "/", "~")):
+        raise PixWordError(f"no model at {name}: not a folder, and not a hub repository such as owner/name")
+    import huggingface_hub  # 0.3 s, needed for downloads alone
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
+    except (
+        huggingface_hub.errors.HfHubHTTPError,
+        huggingface_hub.errors.LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PixWordError(f"no folder {name}, and the hub gave no repository of that name: {reason}") from error
+
+
+def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PixWordError(f"{path.parent} is no model directory: config.json: {error.strerror}") from error
+    except ValueError as error:
+        raise PixWordError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise PixWordError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    return config
+
+
+def _load_weights(model: PixWordModel, folder: Path) -> None:
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise PixWordError(f"{folder} has no model.safetensors")
+    weights = {name: array for file in files for name, array in read_safetensors(file).items()}
+    expected = dict(tree_flatten(model.parameters()))
+    for name in sorted(set(expected) ^ set(weights)):
+        problem = "is missing" if name in expected else "is unknown"
+        raise PixWordError(f"{folder}: weight {name} {problem}; the file does not belong to this config.json")
+    for name, array in weights.items():
+        if array.shape != expected[name].shape or array.dtype not in DTYPES.values():
+            raise PixWordError(
+                f"{folder}: weight {name} is {array.dtype} {array.shape}, "
+                f"config.json asks for floats {expected[name].shape}"
+            )
+    model.load_weights([(name, stored(name, array, model.args)) for name, array in weights.items()])
+    mx.eval(model.parameters())
+
+
+def stored(name: str, array: mx.array, args: ModelArgs) -> mx.array:
+    """Projections are kept in the compute type, so they are not cast at every step; all else in float32."""
+    return array.astype(args.compute_dtype if "_proj." in name else mx.float32)
+
+
+def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
+    shards: list[dict[str, mx.array]] = [{}]
+    room = SHARD_BYTES
+    for name, array in sorted(weights.items()):
+        if array.nbytes > room and shards[-1]:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = array
+        room -= array.nbytes
+    if len(shards) == 1:
+        mx.save_safetensors(str(folder / "model.safetensors"), shards[0], {"format": "mlx"})
+        return
+    names = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
+    for file, shard in zip(names, shards, strict=True):
+        mx.save_safetensors(str(folder / file), shard, {"format": "mlx"})
+    weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+    index = {"metadata": {"total_size": sum(a.nbytes for a in weights.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,401 @@
+"""The model: pixels and words in one sequence, one softmax over both. Read top down.
+
+B  rows of a batch             L  elements a row: words and windows      D  hidden size
+U  distinct windows            P  pixels a window, w * w                 R  pixels of a window that are read out
+H  query heads (G key heads)   d  head size, D / H                       V, K  word and pix tokens
+
+Source: Leung & Wang, arXiv 2605.14028. The read-out, the table projection and the distinct windows are exact
+savings: the same function for less work. `exact_savings = False` runs the plain path, which the tests compare.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from .batch import Batch
+from .colors import num_levels, num_pix_tokens
+from .errors import PixWordError
+from .settings import build, setting
+from .windows import check_geometry
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+METADATA_KEYS = ("model_type", "architectures", "quantization", "quantization_config", "transformers_version")
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """The shape of a model: what `config.json` holds. Raises `PixWordError` when the sizes do not fit together."""
+
+    vocab_size: int = setting(6, "word tokens V, the tokenizer's size; 6 is the special words alone")
+    fold_factor: int = setting(16, "colour values folded into one level, a power of two in 1..256")
+    image_size: int = setting(224, "longer side of an image in pixels, a multiple of the window size")
+    window_size: int = setting(16, "side of a window in pixels")
+    hidden_size: int = setting(768, "width of the model")
+    num_heads: int = setting(12, "query heads")
+    num_kv_heads: int = setting(6, "key and value heads")
+    num_layers: int = setting(12, "layers of the language block")
+    image_layers: int = setting(5, "layers of the image block")
+    intermediate_size: int = setting(2304, "width of the feed-forward layers")
+    max_seq_len: int = setting(1024, "elements (words and windows) of the longest sequence")
+    qk_norm: bool = setting(False, "RMSNorm without weight on queries and keys")
+    factored_colors: bool = setting(False, "learn colours as smooth functions plus a free row each (merged on saving)")
+    rope_theta: float = setting(500000.0, "base of the rotary frequencies")
+    rms_norm_eps: float = setting(1e-5, "epsilon of every RMSNorm")
+    dtype: str = setting("auto", "compute type; auto: bfloat16 on a GPU, float32 elsewhere", choices=("auto", *DTYPES))
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, bool | str) and not 0 < value < 2**31:
+                raise PixWordError(f"{name} must be positive and below 2^31, got {value!r}")
+        num_levels(self.fold_factor)
+        check_geometry(self.image_size, self.window_size)
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads or self.head_size % 2:
+            raise PixWordError(
+                f"num_heads {self.num_heads} must divide hidden_size {self.hidden_size} into even heads and be a "
+                f"multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        windows = (self.image_size // self.window_size) ** 2
+        if windows + 3 > self.max_seq_len:
+            raise PixWordError(
+                f"an image of image_size {self.image_size} has up to {windows} windows of {self.window_size} px, "
+                f"max_seq_len {self.max_seq_len} holds {self.max_seq_len - 3}; raise max_seq_len or window_size"
+            )
+        if self.vocab_size < 6:
+            raise PixWordError(f"vocab_size counts the 6 special words too, got {self.vocab_size}")
+        if self.dtype != "auto" and self.dtype not in DTYPES:
+            raise PixWordError(f"dtype must be auto, {', '.join(DTYPES)}, got {self.dtype!r}")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def num_pix(self) -> int:
+        return num_pix_tokens(self.fold_factor)
+
+    @property
+    def compute_dtype(self) -> mx.Dtype:
+        if self.dtype != "auto":
+            return DTYPES[self.dtype]
+        return mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "ModelArgs":
+        """Read `config.json`; hub metadata and underscore keys are ignored, other unknown keys refused."""
+        own = {k: v for k, v in config.items() if k not in METADATA_KEYS and not k.startswith("_")}
+        return build(cls, own, where="config.json")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# ---------------------------------------------------------------------------------------------- positions
+
+
+@lru_cache(maxsize=8)
+def inverse_frequencies(head_size: int, theta: float) -> np.ndarray:
+    """Rotary frequencies, radians a position, with Llama-3.1 scaling; float64 ``[d / 2]``.
+
+    ``theta^(-2i/d)``, divided by 8 where the wavelength exceeds 8192 positions, unchanged where it is below
+    8192 / 4, and blended linearly in between (arXiv 2407.21783).
+    """
+    frequency = theta ** (-np.arange(0, head_size, 2) / head_size)
+    factor, low, high, context = 8.0, 1.0, 4.0, 8192
+    blend = np.clip((context * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
+    return frequency * ((1 - blend) / factor + blend)
+
+
+@lru_cache(maxsize=8)
+def rotary_table(length: int, head_size: int, theta: float) -> np.ndarray:
+    """Cosine and sine of every angle, computed in float64: float32 ``[2, length, d / 2]``."""
+    angle = np.arange(length)[:, None] * inverse_frequencies(head_size, theta)
+    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+
+
+def rotate(x: mx.array, rotary: mx.array) -> mx.array:
+    """RoPE on interleaved pairs: ``x [..., d]`` by ``rotary [2, ..., d / 2]`` (cosine, sine), in float32."""
+    cos, sin = rotary[0], rotary[1]
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------- layers
+
+
+class Linear(nn.Module):
+    """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = mx.random.uniform(-bound, bound, (outputs, inputs))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.astype(x.dtype).T
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention, ``softmax(q k^T / sqrt(d)) v`` per head, then an output projection."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        size = args.head_size
+        self.q_proj = Linear(args.hidden_size, args.num_heads * size)
+        self.k_proj = Linear(args.hidden_size, args.num_kv_heads * size)
+        self.v_proj = Linear(args.hidden_size, args.num_kv_heads * size)
+        self.o_proj = Linear(args.num_heads * size, args.hidden_size)
+        self._args = args
+
+    def queries(self, x: mx.array) -> mx.array:
+        """``[..., L, D]`` to ``[..., L, H d]``, before RoPE."""
+        return self._norm_heads(self.q_proj(x))
+
+    def keys_values(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """``[..., L, D]`` to keys and values ``[..., L, G d]``, before RoPE."""
+        return self._norm_heads(self.k_proj(x)), self.v_proj(x)
+
+    def _norm_heads(self, x: mx.array) -> mx.array:
+        if not self._args.qk_norm:
+            return x
+        heads = x.reshape(*x.shape[:-1], -1, self._args.head_size)
+        return mx.fast.rms_norm(heads, None, self._args.rms_norm_eps).reshape(x.shape)
+
+    def split_heads(self, x: mx.array) -> mx.array:
+        """``[B, L, n d]`` to ``[B, n, L, d]``."""
+        return x.reshape(*x.shape[:2], -1, self._args.head_size).swapaxes(1, 2)
+
+    def __call__(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        q_rotary: mx.array,
+        k_rotary: mx.array,
+        mask: mx.array | str | None,
+        cache: Any = None,
+    ) -> mx.array:
+        """Attend: projected ``q [B, Lq, H d]``, ``k, v [B, Lk, G d]`` to ``[B, Lq, D]``."""
+        q, k, v = rotate(self.split_heads(q), q_rotary), rotate(self.split_heads(k), k_rotary), self.split_heads(v)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._args.head_size**-0.5, mask=mask)
+        return self.o_proj(y.swapaxes(1, 2).flatten(-2))  # [B, Lq, H d] -> [B, Lq, D]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU, ``W_down (silu(W_gate x) * W_up x)``."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        self.gate_proj = Linear(args.hidden_size, args.intermediate_size)
+        self.up_proj = Linear(args.hidden_size, args.intermediate_size)
+        self.down_proj = Linear(args.intermediate_size, args.hidden_size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """Pre-norm Llama layer: ``x += attention(norm(x))``, then ``x += ffn(norm(x))``."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.attention = Attention(args)
+        self.ffn_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.ffn = FeedForward(args)
+
+    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys and values of ``x [..., D]``, before RoPE."""
+        y = rms_norm(self.attention_norm, x)
+        return self.attention.queries(y), *self.attention.keys_values(y)
+
+    def combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
+        """Attention on projected inputs, both residuals, feed-forward: ``[B, Lq, D]``."""
+        x = x + self.attention(*attention_inputs)
+        return x + self.ffn(rms_norm(self.ffn_norm, x))
+
+    def __call__(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
+        return self.combine(x, *self.project(x), rotary, rotary, mask, cache)
+
+
+def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:
+    """RMSNorm with a float32 weight that leaves the type of ``x`` alone."""
+    return mx.fast.rms_norm(x, norm.weight.astype(x.dtype), norm.eps)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def color_features(fold_factor: int) -> np.ndarray:
+    """Smooth features of every folded colour: float32 ``[K, 27]``.
+
+    Per channel ``u`` in -1..1: ``u``, and ``sin`` and ``cos`` of ``u pi/2 {0.5, 1, 2, 4}``.
+    """
+    levels = num_levels(fold_factor)
+    tokens = np.arange(levels**3)
+    channels = np.stack([tokens % levels, tokens // levels % levels, tokens // levels**2], axis=-1)
+    u = 2 * channels / max(1, levels - 1) - 1  # [K, 3]
+    angle = u[..., None] * np.pi / 2 * np.array([0.5, 1, 2, 4])  # [K, 3, 4]
+    features = np.concatenate([u[..., None], np.sin(angle), np.cos(angle)], axis=-1)
+    return features.reshape(len(tokens), -1).astype(np.float32)
+
+
+class Table(nn.Module):
+    """Rows of tokens: ``weight``, plus ``features @ factors`` where colours are factored. Always float32."""
+
+    def __init__(self, rows: int, size: int, features: np.ndarray | None, scale: float) -> None:
+        super().__init__()
+        self.weight = scale * mx.random.normal((rows, size))
+        self._features = None
+        if features is not None:
+            self._features = mx.array(features)
+            self.factors = scale * mx.random.normal((features.shape[1], size))
+
+    def __call__(self) -> mx.array:
+        """The plain table, float32 ``[rows, size]``."""
+        return self.weight if self._features is None else self.weight + self._features @ self.factors
+
+
+# ------------------------------------------------------------------------------------------------- blocks
+
+
+class ImageBlock(nn.Module):
+    """Local: exact causal attention inside each window; the last valid pixel's state stands for the window."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        features = np.vstack([color_features(args.fold_factor), np.zeros(27)]) if args.factored_colors else None
+        self.embed_pixels = Table(args.num_pix + 1, args.hidden_size, features, 0.02)
+        self.layers = [Layer(args) for _ in range(args.image_layers)]
+        self._args = args
+
+    def __call__(self, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
+        """States of chosen pixels.
+
+        Args:
+            windows: int32 ``[U, P]``, pix tokens in window order, padded with K after the valid ones.
+            reads: int32 ``[U, R]``, the pixel offsets whose state is wanted.
+            exact_savings: False computes every state in full, for comparison.
+
+        Returns:
+            ``[U, R, D]`` in the compute type, without a final norm.
+        """
+        rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
+        embeddings = self.embed_pixels()
+        project_table = exact_savings and windows.size > embeddings.shape[0]
+        x, qkv = self._gather(embeddings, windows, project_table)
+        for n, layer in enumerate(self.layers):
+            q, k, v = qkv if n == 0 and qkv is not None else (None, None, None)
+            if n < len(self.layers) - 1 or not exact_savings:
+                q, k, v = layer.project(x) if k is None else (q, k, v)
+                x = layer.combine(x, q, k, v, rotary, rotary, "causal")
+            else:
+                return self._read_out(layer, x, (q, k, v), reads, rotary)
+        return mx.take_along_axis(x, reads[..., None], axis=1)
+
+    def _gather(self, embeddings: mx.array, windows: mx.array, project_table: bool) -> tuple[mx.array, Any]:
+        """Embeddings ``[U, P, D]``; q, k, v of the first layer too when it is cheaper to project the table."""
+        dtype = self._args.compute_dtype
+        if not project_table:
+            return embeddings[windows].astype(dtype), None
+        projected = self.layers[0].project(embeddings.astype(dtype))  # each [K + 1, n d]
+        widths = [embeddings.shape[1], *(p.shape[1] for p in projected)]
+        table = mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
+        x, *qkv = mx.split(table[windows].astype(dtype), list(np.cumsum(widths[:-1])), axis=-1)
+        return x, tuple(qkv)
+
+    def _read_out(self, layer: Layer, x: mx.array, qkv: Any, reads: mx.array, rotary: mx.array) -> mx.array:
+        """The last layer for the pixels that are read: ``R`` queries a window against all of its keys."""
+        q, k, v = qkv
+        rows = mx.take_along_axis(x, reads[..., None], axis=1)  # [U, R, D]
+        if k is None:
+            y = rms_norm(layer.attention_norm, x)
+            k, v = layer.attention.keys_values(y)
+            q = layer.attention.queries(mx.take_along_axis(y, reads[..., None], axis=1))
+        else:
+            q = mx.take_along_axis(q, reads[..., None], axis=1)
+        mask = (mx.arange(x.shape[1]) <= reads[..., None])[:, None]  # [U, 1, R, P]
+        return layer.combine(rows, q, k, v, rotary[:, reads][:, :, None], rotary, mask)
+
+
+class PixWordModel(nn.Module):
+    """The whole model: words and window states in reading order, one softmax over ``V + K``.
+
+    Example:
+        >>> model = PixWordModel(ModelArgs(vocab_size=6, image_size=32, window_size=4, fold_factor=32,
+        ...                                hidden_size=64, num_heads=4, num_kv_heads=2, num_layers=2,
+        ...                                image_layers=1, intermediate_size=128))
+        >>> model(batch).shape                          # batch from a Processor
+        (1, 8, 518)
+    """
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        rows = args.vocab_size + args.num_pix
+        features = None
+        if args.factored_colors:
+            features = np.vstack([np.zeros((args.vocab_size, 27)), color_features(args.fold_factor)])
+        self.embed_words = Table(args.vocab_size, args.hidden_size, None, 0.02)
+        self.image_block = ImageBlock(args)
+        self.layers = [Layer(args) for _ in range(args.num_layers)]
+        self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.head = Table(rows, args.hidden_size, features, 0.02)
+        self._args = args
+
+    @property
+    def args(self) -> ModelArgs:
+        return self._args
+
+    def __call__(self, batch: Batch, cache: list[Any] | None = None, *, exact_savings: bool = True) -> mx.array:
+        """Logits of the next element, float32 ``[B, L, V + K]``; ``cache`` keeps keys and values for `extend`."""
+        states = self.image_block(batch.windows, batch.lengths[:, None] - 1, exact_savings)[:, 0]  # [U, D]
+        table = mx.concatenate([self.embed_words(), states.astype(mx.float32)])  # [V + U, D]
+        mask: Any = "causal"
+        if batch.segments is not None:
+            mask = causal_segments(batch.segments)
+        return self.logits(self.language(table[batch.elements], batch.positions, mask, cache))
+
+    def extend(self, words: mx.array, positions: mx.array, cache: list[Any]) -> mx.array:
+        """Logits after more words: ``words, positions [B, L]`` continue what ``cache`` holds."""
+        return self.logits(
+            self.language(self.embed_words()[words], positions, cache[0].make_mask(words.shape[1]), cache)
+        )
+
+    def language(self, x: mx.array, positions: mx.array, mask: Any, cache: list[Any] | None = None) -> mx.array:
+        """The language block: float32 embeddings ``[B, L, D]`` to normalised states ``[B, L, D]``."""
+        x = x.astype(self._args.compute_dtype)
+        table = mx.array(rotary_table(self._args.max_seq_len, self._args.head_size, self._args.rope_theta))
+        rotary = table[:, positions][:, :, None]  # [2, B, 1, L, d / 2]
+        for layer, layer_cache in zip(self.layers, cache or [None] * len(self.layers), strict=True):
+            x = layer(x, rotary, mask, layer_cache)
+        return rms_norm(self.norm, x)
+
+    def logits(self, x: mx.array) -> mx.array:
+        """``[..., D]`` to float32 ``[..., V + K]``."""
+        return (x @ self.head().astype(x.dtype).T).astype(mx.float32)
+
+    def plain_weights(self) -> tuple[dict[str, mx.array], ModelArgs]:
+        """Weights and shape of the same function with factored colours summed into plain tables."""
+        weights = dict(tree_flatten(self.parameters()))
+        for name, module in self.named_modules():
+            if isinstance(module, Table) and weights.pop(f"{name}.factors", None) is not None:
+                weights[f"{name}.weight"] = module()
+        return weights, replace(self._args, factored_colors=False)
+
+
+def causal_segments(segments: mx.array) -> mx.array:
+    """Mask of packed rows: an element sees earlier elements of its own document; boolean ``[B, 1, L, L]``."""
+    order = mx.arange(segments.shape[1])
+    return ((segments[:, :, None] == segments[:, None, :]) & (order[:, None] >= order))[:, None]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable numbers of a module."""
+    return sum(array.size for array in dict(tree_flatten(model.parameters())).values())

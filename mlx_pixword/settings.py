@@ -1,0 +1,82 @@
+"""Settings are declared once, as fields of dataclasses; YAML files and command lines are made from them here."""
+
+import argparse
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from .errors import PixWordError
+
+Settings = TypeVar("Settings")
+
+
+def setting(default: Any, text: str, *, choices: Sequence[str] = (), metavar: str | None = None) -> Any:
+    """A field with its help text; a list default is copied for every instance."""
+    metadata = {"help": text, "choices": tuple(choices), "metavar": metavar}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting: ``batch_tokens`` to ``--batch-tokens``."""
+    return "--" + name.replace("_", "-")
+
+
+def default_of(f: Field) -> Any:  # type: ignore[type-arg]
+    return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def build(cls: type[Settings], values: Mapping[str, Any], where: str = "settings") -> Settings:
+    """An instance of ``cls`` from plain values, checked: unknown keys and wrong types raise `PixWordError`."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise PixWordError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}")
+    return cls(**{name: convert(known[name], value, where) for name, value in values.items()})
+
+
+def convert(f: Field, value: Any, where: str) -> Any:  # type: ignore[type-arg]
+    """Check a value against its field: ints serve as floats, text as paths, a single value as a list of one."""
+    kind, optional = _kind(f.type)
+    if value is None and optional:
+        return None
+    if kind is list:
+        value = [value] if isinstance(value, str) else value
+        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            return list(value)
+    elif kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind in (int, str, bool) and type(value) is kind:
+        if f.metadata["choices"] and value not in f.metadata["choices"]:
+            raise PixWordError(f"{where}: {f.name} must be one of {', '.join(f.metadata['choices'])}, got {value!r}")
+        return value
+    raise PixWordError(f"{where}: {f.name} must be {'a ' + kind.__name__ if kind else 'valid'}, got {value!r}")
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type, *, required: Sequence[str] = ()) -> None:
+    """Give ``parser`` one flag a field; flags that are not used leave no value behind."""
+    group = parser.add_argument_group((cls.__doc__ or "").split("\n")[0].rstrip("."))
+    for f in fields(cls):
+        kind, _ = _kind(f.type)
+        text, options = f.metadata["help"], dict[str, Any](default=argparse.SUPPRESS, required=f.name in required)
+        if default_of(f) not in (None, [], "") and kind is not bool:
+            text += f" (default {default_of(f)})"
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= {"type": str if kind is list else kind, "metavar": f.metadata["metavar"]}
+            options |= {"action": "append"} if kind is list else {}
+            options |= {"choices": f.metadata["choices"], "metavar": None} if f.metadata["choices"] else {}
+        group.add_argument(flag(f.name), dest=f.name, help=text.replace("%", "%%"), **options)
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The plain type of an annotation such as ``Path | None``, and whether None is allowed."""
+    if isinstance(annotation, types.UnionType):
+        (kind,) = [a for a in get_args(annotation) if a is not type(None)]
+        return _kind(kind)[0], True
+    return get_origin(annotation) or annotation, False

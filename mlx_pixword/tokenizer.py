@@ -1,0 +1,116 @@
+"""Words: sentencepiece models and Hugging Face `tokenizer.json` files behind one small interface.
+
+The six special words have the ids 0..5. A tokenizer that already has them there is used as it is; the pieces of
+any other one follow them, so its ids are shifted by six. Special words are never found in text.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+
+from .batch import SPECIAL_WORDS
+from .errors import PixWordError
+
+
+class Tokenizer(Protocol):
+    """Text to word ids and back; ``vocab_size`` is V, a model directory keeps ``contents`` as ``filename``."""
+
+    vocab_size: int
+    filename: str
+    contents: bytes
+
+    def encode(self, text: str) -> list[int]:
+        """Word ids of a text; never a special word other than ``<unk>``."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of word ids; special words are left out."""
+        ...
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece model (`tokenizer.model`)."""
+
+    filename = "tokenizer.model"
+
+    def __init__(self, contents: bytes) -> None:
+        self.contents = contents
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(contents)
+        except RuntimeError as error:
+            raise PixWordError("not a sentencepiece model") from error
+        first = [self._model.IdToPiece(i) for i in range(min(6, self._model.GetPieceSize()))]
+        self._shift = 0 if tuple(first) == SPECIAL_WORDS else len(SPECIAL_WORDS)
+        self.vocab_size = self._model.GetPieceSize() + self._shift
+
+    def encode(self, text: str) -> list[int]:
+        return [i + self._shift for i in self._model.EncodeAsIds(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._model.DecodeIds([int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]))
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json`, read with the `tokenizers` library; no code of its repository is run."""
+
+    filename = "tokenizer.json"
+
+    def __init__(self, contents: bytes) -> None:
+        from tokenizers import Tokenizer as Model  # 0.1 s, and most users have a sentencepiece model
+
+        self.contents = contents
+        try:
+            self._model = Model.from_str(contents.decode())
+        except Exception as error:  # the library raises plain Exception for every malformed file
+            raise PixWordError(f"not a tokenizer.json: {error}") from error
+        self._model.encode_special_tokens = True  # `<|image|>` in a caption stays text
+        first = [self._model.id_to_token(i) for i in range(len(SPECIAL_WORDS))]
+        self._shift = 0 if tuple(first) == SPECIAL_WORDS else len(SPECIAL_WORDS)
+        self.vocab_size = self._model.get_vocab_size() + self._shift
+
+    def encode(self, text: str) -> list[int]:
+        return [i + self._shift for i in self._model.encode(text, add_special_tokens=False).ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        kept = [int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]
+        return self._model.decode(kept, skip_special_tokens=False)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer file: `.json` is Hugging Face's format, anything else a sentencepiece model."""
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise PixWordError(f"tokenizer {path}: {error.strerror}") from error
+    try:
+        return HuggingFaceTokenizer(contents) if path.suffix == ".json" else SentencePieceTokenizer(contents)
+    except PixWordError as error:
+        raise PixWordError(f"tokenizer {path}: {error}") from error
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a sentencepiece BPE model with byte fallback on a run's own text.
+
+    Args:
+        texts: any number of texts, at least one of them not empty.
+        vocab_size: the most pieces wanted; a small corpus gives fewer. 262 (specials and bytes) is the least.
+
+    Returns:
+        A tokenizer that gives every text back as it was, digits one by one.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=model, model_type="bpe",
+            vocab_size=max(vocab_size, 6 + 256 + 2), hard_vocab_limit=False, byte_fallback=True, split_digits=True,
+            unk_id=0, bos_id=1, eos_id=2, pad_id=3, control_symbols=list(SPECIAL_WORDS[4:]),
+            normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
+            required_chars="\u2581", character_coverage=0.9995, minloglevel=2, num_threads=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise PixWordError(f"no tokenizer could be trained on this text: {error}") from error
+    return SentencePieceTokenizer(model.getvalue())

@@ -1,0 +1,135 @@
+"""What a run tells: the progress bar, `metrics.jsonl`, `loss.png`, and tensorboard or wandb where wanted."""
+
+import json
+import math
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import PixWordError
+
+Metrics = Mapping[str, float | int]
+
+
+class Reporter:
+    """Writes a run's numbers; use as a context manager.
+
+    Args:
+        folder: the run folder.
+        total, done: optimiser steps in all, and before this start.
+        report_to: any of "tensorboard" and "wandb".
+        config: flat settings, for the services.
+    """
+
+    def __init__(self, folder: Path, total: int, done: int, report_to: list[str], config: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._writers = [_open_writer(name, folder, config) for name in report_to]
+        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        for writer in self._writers:
+            writer.close()
+
+    def step(self) -> None:
+        self._bar.update()
+
+    def show(self, **values: str) -> None:
+        """Put values behind the progress bar."""
+        self._bar.set_postfix(values)
+
+    def write(self, metrics: Metrics) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(metrics)) + "\n")
+        for writer in self._writers:
+            writer.write(metrics)
+
+
+class _Tensorboard:
+    def __init__(self, folder: Path, _config: Mapping[str, Any]) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, metrics["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(project="mlx-pixword", dir=str(folder), config=dict(config))
+
+    def write(self, metrics: Metrics) -> None:
+        self._run.log(dict(metrics), step=metrics["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_SERVICES = {"tensorboard": ("tensorboardX", _Tensorboard), "wandb": ("wandb", _Wandb)}
+
+
+def check_services(names: list[str]) -> None:
+    """Raise `PixWordError` for a service that is unknown or not installed."""
+    for name in names:
+        if name not in _SERVICES:
+            raise PixWordError(f"--report-to takes {', '.join(_SERVICES)}, got {name!r}")
+        if find_spec(_SERVICES[name][0]) is None:
+            raise PixWordError(
+                f"--report-to {name}: {_SERVICES[name][0]} is not installed; pip install {_SERVICES[name][0]}"
+            )
+
+
+def _open_writer(name: str, folder: Path, config: Mapping[str, Any]) -> Any:
+    return _SERVICES[name][1](folder, config)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def keep_metrics(folder: Path, step: int) -> None:
+    """Drop lines after ``step``: a resumed run writes them anew."""
+    kept = [line for line in read_metrics(folder) if line["step"] <= step]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def plot_losses(folder: Path) -> Path:
+    """Draw `loss.png` from `metrics.jsonl`: nats a word and nats a boundary pixel, training and held-out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(folder)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="step", ylabel="nats a target", title="Loss")
+    for name, label, style in (
+        ("word_loss", "words, training", "C0-"),
+        ("boundary_loss", "boundary pixels, training", "C1-"),
+        ("heldout_word_loss", "words, held out", "C0o--"),
+        ("heldout_boundary_loss", "boundary pixels, held out", "C1o--"),
+    ):
+        points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4, linewidth=1.2)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    figure.savefig(folder / "loss.png", dpi=120)
+    return folder / "loss.png"

@@ -1,0 +1,100 @@
+"""Held-out documents during training: losses, and what the model reads, as a page to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..batch import Document, collate
+from ..data.loader import Loader
+from ..data.pack import bucket_batches
+from ..generation import generate_batch
+from ..losses import LossSums, boundary_sums
+from ..model import PixWordModel
+from ..processor import Processor
+
+READING_WORDS = 48  # most words of a reading
+
+
+def heldout_documents(loader: Loader, indices: Sequence[int] | np.ndarray) -> list[Document]:
+    """Encode held-out documents; those that must be skipped are left out."""
+    return [piece for index in indices for piece in loader.read(int(index))]
+
+
+class LossMeter:
+    """Mean losses over any number of documents, unweighted: nats a word and nats a boundary pixel."""
+
+    def __init__(self, model: PixWordModel, batch_tokens: int) -> None:
+        self._model, self._batch_tokens, self._totals = model, batch_tokens, np.zeros(4)
+
+    def add(self, documents: Sequence[Document]) -> None:
+        args = self._model.args
+        for rows in bucket_batches([[document] for document in documents], self._batch_tokens):
+            batch = collate(rows, args.vocab_size, args.num_pix, args.window_size)
+            sums = boundary_sums(self._model(batch), batch.targets, args.vocab_size)
+            self._totals += np.array([value.item() for value in sums])
+
+    def means(self) -> dict[str, float]:
+        """``word_loss`` and ``boundary_loss``; a part without targets is left out."""
+        return mean_losses(self._totals)
+
+
+def mean_losses(sums: Sequence[float] | LossSums | np.ndarray) -> dict[str, float]:
+    """``word_loss`` and ``boundary_loss`` from sums; a part without targets is left out."""
+    word_nats, words, pixel_nats, pixels = (float(value) for value in sums)
+    parts = {"word_loss": (word_nats, words), "boundary_loss": (pixel_nats, pixels)}
+    return {name: nats / count for name, (nats, count) in parts.items() if count}
+
+
+def readable(documents: Sequence[Document]) -> list[Document]:
+    """Documents of one image followed by words: those that a model can be asked to read."""
+    return [d for d in documents if len(d.images) == 1 and d.closed and len(d) > _prompt_length(d)]
+
+
+def _prompt_length(document: Document) -> int:
+    """Elements up to the image's closing mark."""
+    return int(np.flatnonzero(document.elements < 0)[-1]) + 2
+
+
+def read_documents(
+    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_rows: int = 64
+) -> list[tuple[str, str]]:
+    """What the model reads and what is written there, for documents of one image followed by words."""
+    pairs: list[tuple[str, str]] = []
+    for start in range(0, len(documents), batch_rows):
+        some = documents[start : start + batch_rows]
+        prompts = [[Document(d.elements[: _prompt_length(d)], d.images)] for d in some]
+        batch = collate(prompts, model.args.vocab_size, model.args.num_pix, model.args.window_size, exact=True)
+        read = generate_batch(model, processor, batch, max_tokens=READING_WORDS)
+        pairs += [
+            (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)
+        ]
+    return pairs
+
+
+def draw_page(
+    path: Path, processor: Processor, documents: Sequence[Document], pairs: Sequence[tuple[str, str]]
+) -> None:
+    """Write a picture of images as the model sees them, each with what it reads; wrong readings are red."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(documents))
+    rows = -(-len(documents) // columns)
+    figure = Figure(figsize=(2.4 * columns, 1.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, document, (read, written) in zip(axes, documents, pairs, strict=False):
+        axis.imshow(processor.picture(document.images[0]), interpolation="nearest")
+        text = _shorten(read) if read == written else f"{_shorten(read)}\n(is {_shorten(written)})"
+        axis.set_title(text, fontsize=9, color="black" if read == written else "crimson", parse_math=False)
+    figure.savefig(path, dpi=120)
+
+
+def _shorten(text: str, length: int = 28) -> str:
+    text = " ".join(text.split()) or "(nothing)"
+    printable = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return printable if len(printable) <= length else printable[: length - 1] + "\u2026"

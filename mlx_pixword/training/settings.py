@@ -1,0 +1,57 @@
+"""The settings of a training run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PixWordError
+from ..settings import setting
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Training."""
+
+    out: Path = setting(Path("runs/pretrain"), "folder of the run", metavar="DIR")
+    steps: int = setting(1000, "optimiser steps")
+    seed: int = setting(0, "seed of the weights, the data's order and the samples")
+    resume: bool = setting(False, "go on from the newest checkpoint in --out")
+    optimizer: str = setting("adamw", "muon: Muon for hidden matrices, AdamW for the rest", choices=("adamw", "muon"))
+    learning_rate: float = setting(3e-4, "peak learning rate of AdamW")
+    muon_learning_rate: float = setting(0.02, "peak learning rate of Muon")
+    warmup: int = setting(100, "steps of linear warm-up (at most a tenth of the run)")
+    schedule: str = setting("cosine", "decay after the warm-up", choices=("cosine", "linear"))
+    final_fraction: float = setting(0.02, "learning rate at the end, as a fraction of the peak")
+    weight_decay: float = setting(0.01, "weight decay of hidden matrices")
+    clip_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    accumulate: int = setting(1, "micro-batches an optimiser step")
+    streams: int = setting(2, "on a CPU, streams that micro-batches are dealt out to")
+    word_weight: float = setting(1.0, "weight of the words in the loss")
+    boundary_weight: float = setting(1.0, "weight of the windows' first pixels in the loss")
+    zero_init: bool = setting(False, "start with output projections at zero")
+    grad_checkpoint: bool = setting(False, "recompute layers in the backward pass to save memory")
+    compile: str = setting("auto", "compile the step; auto: on a GPU", choices=("auto", "on", "off"))
+    log_every: int = setting(10, "steps between lines of metrics.jsonl")
+    eval_every: int = setting(200, "steps between evaluations on held-out documents")
+    eval_documents: int = setting(256, "held-out documents, at most a tenth of the data")
+    sample_images: int = setting(16, "held-out images that samples/ shows")
+    save_every: int = setting(500, "steps between checkpoints")
+    report_to: list[str] = setting([], "also report to tensorboard or wandb, if installed", metavar="NAME")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "streams", "log_every", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "seed",
+            "warmup",
+            "weight_decay",
+            "word_weight",
+            "boundary_weight",
+            "eval_documents",
+            "sample_images",
+        ):
+            if getattr(self, name) < 0:
+                raise PixWordError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise PixWordError(f"{name} must be positive, got {getattr(self, name)}")

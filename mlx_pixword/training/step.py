@@ -1,0 +1,104 @@
+"""One optimiser step: gradients of one or more micro-batches, clipped, then applied.
+
+On a CPU MLX runs most operations on one thread a stream, so micro-batches are dealt out to several streams.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from ..batch import Batch
+from ..cli import notice
+from ..losses import LossSums, boundary_sums, weighted_loss
+from ..model import PixWordModel
+from .settings import TrainArgs
+
+Step = Callable[[Sequence[Batch]], tuple[LossSums, mx.array]]
+
+
+def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) -> Step:
+    """Build the training step.
+
+    Returns:
+        ``step(batches)``: updates the model with the gradient of all micro-batches together and returns the sums of
+        the objective and the gradient's norm before clipping; nothing is evaluated yet.
+    """
+    gradient = nn.value_and_grad(model, _objective(model, args))
+
+    def update(grads: Any) -> mx.array:
+        grads, norm = optim.clip_grad_norm(grads, args.clip_norm)
+        optimizer.update(model, grads)
+        return norm
+
+    if _compiles(args.compile):
+        state = [model.state, optimizer.state]
+        gradient = mx.compile(gradient, inputs=[model.state])
+        update = mx.compile(update, inputs=state, outputs=state)
+    streams = _streams(args)
+
+    def step(batches: Sequence[Batch]) -> tuple[LossSums, mx.array]:
+        normalizer = mx.array(float(sum(batch.num_targets for batch in batches)))
+        results = []
+        for n, batch in enumerate(batches):
+            with mx.stream(streams[n % len(streams)]):
+                results.append(gradient(batch.arrays(), normalizer))
+        (_, sums), grads = results[0]
+        for (_, more), more_grads in results[1:]:
+            sums = LossSums(*(a + b for a, b in zip(sums, more, strict=True)))
+            grads = tree_map(mx.add, grads, more_grads)
+        return sums, update(grads)
+
+    return step
+
+
+def _objective(model: PixWordModel, args: TrainArgs) -> Callable[..., tuple[mx.array, LossSums]]:
+    if args.grad_checkpoint:
+        checkpoint_layers(model)
+
+    def objective(arrays: dict[str, mx.array], normalizer: mx.array) -> tuple[mx.array, LossSums]:
+        batch = Batch(**arrays)  # type: ignore[arg-type]
+        sums = boundary_sums(model(batch), batch.targets, model.args.vocab_size)
+        return weighted_loss(sums, normalizer, args.word_weight, args.boundary_weight), sums
+
+    return objective
+
+
+def checkpoint_layers(model: PixWordModel) -> None:
+    """Recompute the inside of every layer in the backward pass instead of keeping it in memory."""
+    for layer in [*model.layers, *model.image_block.layers]:
+        layer.combine = nn.utils.checkpoint(layer, layer.combine)  # type: ignore[method-assign]
+
+
+def prepare_streams(args: TrainArgs) -> None:
+    """Make MLX visit independent micro-batches side by side; call it before MLX evaluates anything.
+
+    MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other.
+    """
+    if _uses_streams(args):
+        os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
+
+
+def _uses_streams(args: TrainArgs) -> bool:
+    return mx.default_device() == mx.cpu and min(args.streams, args.accumulate) > 1
+
+
+def _streams(args: TrainArgs) -> list[mx.Stream]:
+    if _uses_streams(args):
+        return [mx.new_stream(mx.cpu) for _ in range(args.streams)]
+    return [mx.default_stream(mx.default_device())]
+
+
+def _compiles(wanted: str) -> bool:
+    """Whether to compile: on a GPU by default; on Linux's CPU it needs a C++ compiler and measured no faster."""
+    on_gpu = mx.default_device() != mx.cpu
+    if wanted == "on" and not on_gpu and sys.platform == "linux" and shutil.which("g++") is None:
+        notice("--compile on: MLX needs g++ to compile for the CPU and found none; running without")
+        return False
+    return wanted == "on" or (wanted == "auto" and on_gpu)

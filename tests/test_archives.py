@@ -1,0 +1,97 @@
+"""Archives are read without unpacking, from many threads; bad members are bad images."""
+
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from source_files import BLUE, RED, names, open_descriptors, png, refused, shown, write, write_tar, write_zip
+
+from mlx_pixword.data import archives
+from mlx_pixword.data.archives import open_archive
+from mlx_pixword.data.base import Picture
+from mlx_pixword.data.pictures import ArchivePicture
+from mlx_pixword.data.sources import open_source
+from mlx_pixword.errors import BadImage
+
+
+@pytest.fixture(params=["zip", "tar"])
+def archive_path(request, tmp_path):
+    members = {"b/2.png": png("blue"), "a.png": png(), "read.me": b"x", ".hidden.png": b"x", "__MACOSX/a.png": b"x"}
+    members["broken.png"] = png()[:40]
+    return (write_zip if request.param == "zip" else write_tar)(tmp_path / f"images.{request.param}", members)
+
+
+def test_archive_of_images(archive_path):
+    source = open_source(archive_path)
+    assert names(source) == [f"{archive_path}:{name}" for name in ("a.png", "b/2.png", "broken.png")]
+    assert [shown(source.parts(i)) for i in range(2)] == [[RED], [BLUE]]
+    assert source.unusable == [(f"{archive_path}:read.me", "not an image")]
+    assert list(source.texts()) == [] and not source.captioned
+    with pytest.raises(BadImage):
+        source.parts(2)[0].rgb(8)
+
+
+def test_archive_picture(archive_path):
+    archive = open_archive(archive_path)
+    one, two = ArchivePicture(archive, "a.png"), ArchivePicture(archive, "b/2.png")
+    assert isinstance(one, Picture) and one.cache_key and one.cache_key != two.cache_key
+    with pytest.raises(BadImage, match="not in the archive"):
+        ArchivePicture(archive, "no.png").rgb(8)
+
+
+def test_members_that_are_too_large(archive_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 10)
+    with pytest.raises(BadImage, match="the limit is 10"):
+        open_source(archive_path).parts(0)[0].rgb(8)
+
+
+def test_threads_read_one_archive_without_leaking(tmp_path):
+    members = {f"{i:03}.png": png((i, 0, 0), (40, 40)) for i in range(100)}
+    for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tar", members)):
+        source = open_source(path)
+        before = open_descriptors()
+        with ThreadPoolExecutor(8) as pool:
+            pixels = list(pool.map(lambda i, source=source: source.parts(i % 100)[0].rgb(40), range(400)))
+        assert open_descriptors() == before
+        assert [int(rgb[0, 0, 0]) for rgb in pixels] == [i % 100 for i in range(400)]
+
+
+def test_encrypted_and_corrupt_members(tmp_path):
+    data = bytearray(write_zip(tmp_path / "a.zip", {"a.png": png(), "b.png": png("blue", (50, 50))}).read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1  # the flag of encryption, in the directory entry of a.png
+    start = data.index(b"b.png") + len(b"b.png")
+    data[start : start + 20] = bytes(20)
+    source = open_source(write(tmp_path / "a.zip", bytes(data)))
+    for index, reason in enumerate(("encrypted", "damaged archive member")):
+        with pytest.raises(BadImage, match=reason):
+            source.parts(index)[0].rgb(8)
+
+
+def test_tar_truncated_after_opening(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"a.png": png()})
+    source = open_source(path)
+    write(path, path.read_bytes()[:520])
+    with pytest.raises(BadImage, match="truncated"):
+        source.parts(0)[0].rgb(8)
+
+
+def test_tar_with_links(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"./a.png": png()})
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    source = open_source(path)
+    assert names(source) == [f"{path}:a.png"] and source.unusable == [(f"{path}:link.png", "not a regular file")]
+
+
+@pytest.mark.parametrize(
+    "name, mode", [("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tar.xz", "w:xz"), ("a.tar", "w:bz2")]
+)
+def test_compressed_tar(tmp_path, name, mode):
+    refused("compressed tar.*unpack", open_source, write_tar(tmp_path / name, {"a.png": png()}, mode))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_damaged_archive(tmp_path, name):
+    refused("cannot be read as an archive", open_source, write(tmp_path / name, "nonsense"))

@@ -1,0 +1,266 @@
+"""Decoding: every mode looks as a person sees it, every broken file is a BadImage with a reason."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mlx_pixword import images
+from mlx_pixword.errors import BadImage
+from mlx_pixword.images import FORMATS, IMAGE_SUFFIXES, decode_image
+
+ROOT = Path(__file__).parents[1]
+GREY = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
+RGB = np.stack([GREY, GREY[::-1], 255 - GREY], -1)
+LOSSLESS = {
+    ("RGB", "PNG"): {},
+    ("RGB", "WEBP"): {"lossless": True},
+    ("RGB", "BMP"): {},
+    ("RGB", "TIFF"): {"compression": "tiff_lzw"},
+    ("RGB", "PPM"): {},
+    ("RGB", "JPEG2000"): {},
+    ("RGB", "TGA"): {"compression": "tga_rle"},
+    ("RGB", "QOI"): {},
+    ("RGB", "ICO"): {"sizes": [(20, 12)]},
+    ("L", "PNG"): {},
+    ("L", "TIFF"): {},
+    ("CMYK", "TIFF"): {},
+    ("YCbCr", "TIFF"): {},
+}
+
+
+def encode(image, file_format, **options):
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def decoded(data, image_size=64):
+    return decode_image(io.BytesIO(data), image_size)
+
+
+def encode_array(array, file_format="PNG", **options):
+    return encode(Image.fromarray(array), file_format, **options)
+
+
+def orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def png_header(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    idat = b"IDAT" + zlib.compress(bytes(100))
+    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, idat))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("mode, file_format", LOSSLESS)
+def test_lossless_files_keep_their_pixels(mode, file_format):
+    image = Image.fromarray(RGB).convert(mode)
+    data = encode(image, file_format, **LOSSLESS[mode, file_format])
+    pixels = decoded(data)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    "mode, file_format, tolerance",
+    [("RGB", "JPEG", 40), ("L", "JPEG", 10), ("CMYK", "JPEG", 60), ("RGB", "AVIF", 60), ("RGB", "MPO", 40)],
+)
+def test_lossy_files_come_close(mode, file_format, tolerance):
+    extra = {"save_all": True, "append_images": [Image.new(mode, (20, 12))]} if file_format == "MPO" else {}
+    image = Image.fromarray(RGB).convert(mode)
+    pixels = decoded(encode(image, file_format, quality=95, **extra)).astype(int)
+    assert np.abs(pixels - np.asarray(image.convert("RGB"))).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA"])
+def test_scaling_is_plain_bilinear(mode):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 61, 3), np.uint8)).convert(mode)
+    expected = image.convert("RGB").resize((16, 24), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decoded(encode(image, "PNG"), 24), np.asarray(expected))
+
+
+def test_jpeg_is_not_scaled_by_its_decoder():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8))
+    data = encode(image, "JPEG")
+    expected = Image.open(io.BytesIO(data)).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decoded(data, 32), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size, expected", [((12, 20), (12, 20, 3)), ((1, 300), (1, 64, 3)), ((128, 90), (64, 45, 3))])
+def test_size(size, expected):
+    assert decoded(encode_array(np.zeros(size, np.uint8))).shape == expected
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_exif_orientation(file_format, value):
+    data = encode_array(np.kron(RGB, np.ones((4, 4, 1), np.uint8)), file_format, exif=orientation(value))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    np.testing.assert_array_equal(decoded(data, 100), np.asarray(upright))
+    assert decoded(data, 40).shape == ((24, 40, 3) if value < 5 else (40, 24, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as importing the module does for programs
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0", orientation(77)])
+def test_broken_orientation_is_ignored(exif):
+    assert decoded(encode_array(RGB, "JPEG", exif=exif)).shape == (12, 20, 3)
+
+
+def test_importing_silences_pillow():
+    code = """
+import io, mlx_pixword.images as images
+from PIL import Image
+file = io.BytesIO()
+Image.new("RGB", (4, 4)).save(file, "JPEG", exif=b"Exif\\0\\0MM\\0*\\0\\0\\xff\\xff")
+assert images.decode_image(file, 4).shape == (4, 4, 3)
+"""
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_alpha_is_laid_over_white():
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[..., 3] = [[0, 255], [51, 128]]
+    np.testing.assert_array_equal(decoded(encode_array(pixels))[..., 0], [[255, 0], [204, 127]])
+
+
+def test_grey_with_alpha_is_laid_over_white():
+    image = Image.merge("LA", [Image.new("L", (2, 1), 0), Image.fromarray(np.uint8([[0, 255]]))])
+    assert decoded(encode(image, "PNG"))[0].tolist() == [[255] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("transparency, expected", [(1, [0, 255, 100]), (bytes([255, 255, 0]), [0, 50, 255])])
+@pytest.mark.parametrize("file_format", ["PNG", "GIF"])
+def test_palette_transparency(transparency, expected, file_format):
+    if file_format == "GIF" and isinstance(transparency, bytes):
+        transparency, expected = 2, [0, 50, 255]
+    image = Image.fromarray(np.uint8([[0, 1, 2]])).convert("P")
+    image.putpalette([0, 0, 0, 50, 50, 50, 100, 100, 100])
+    data = encode(image, file_format, transparency=transparency)
+    assert decoded(data)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("mode, key, white", [("L", 7, 255), ("RGB", (7, 7, 7), 255), ("1", 0, 255)])
+def test_transparent_colour(mode, key, white):
+    image = Image.new(mode, (1, 1), key)
+    assert decoded(encode(image, "PNG", transparency=key))[0, 0].tolist() == [white] * 3
+
+
+@pytest.mark.parametrize("file_format, dtype", [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2"), ("JPEG2000", "<u2")])
+def test_sixteen_bit_grey_is_scaled_down(file_format, dtype):
+    data = encode_array((GREY.astype(np.uint16) * 257).astype(dtype), file_format)
+    np.testing.assert_array_equal(decoded(data)[..., 1], GREY)
+
+
+def test_sixteen_bit_transparent_colour():
+    assert decoded(encode_array(np.uint16([[256, 512]]), transparency=256))[0, :, 0].tolist() == [255, 2]
+
+
+@pytest.mark.parametrize("bright", [1, 200])
+def test_sixteen_bit_pnm(bright):
+    assert decoded(b"P5 2 1 65535\n" + struct.pack(">2H", 0, bright * 257))[0, :, 2].tolist() == [0, bright]
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.float32([0, 0.5, 1]), [0, 128, 255]),
+        (np.float32([-3, 100, 255]), [0, 100, 255]),
+        (np.float32([0, 5e5, 1e6]), [0, 128, 255]),
+        (np.float32([np.nan, np.inf, 1]), [0, 0, 255]),
+        (np.int32([0, 100, 200]), [0, 100, 200]),
+        (np.int32([-5, 257, 65535]), [0, 1, 255]),
+        (np.int32([0, 2**30, 2**31 - 1]), [0, 128, 255]),
+    ],
+)
+def test_32_bit_grey(values, expected):
+    assert decoded(encode_array(values[None], "TIFF"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_animation_shows_its_first_frame(file_format):
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "lime", "blue")]
+    data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert np.abs(decoded(data).astype(int) - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize("width, height", [(50_000, 50_000), (10_000, 10_000), (2**31 - 1, 2**31 - 1)])
+def test_decompression_bomb_is_refused_by_its_header(width, height):
+    with pytest.raises(BadImage, match="too large, the limit is 89,478,485 pixels"):
+        decoded(png_header(width, height))
+
+
+def test_pixel_limit(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 239)
+    with pytest.raises(BadImage, match="20x12 is too large, the limit is 239 pixels"):
+        decoded(encode_array(RGB))
+
+
+@pytest.mark.parametrize("file_format", [f for f in FORMATS if f != "ICO"])
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_truncated_file(file_format, share):
+    data = encode_array(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), file_format)
+    with pytest.raises(BadImage):
+        decoded(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello, this is text\n" * 9, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
+def test_foreign_file(data):
+    with pytest.raises(BadImage, match="not an image of a known format"):
+        decoded(data)
+
+
+def test_format_off_the_list():
+    with pytest.raises(BadImage, match="known format"):
+        decoded(encode_array(RGB, "PCX"))
+
+
+def test_damaged_pixels():
+    data = bytearray(encode_array(RGB))
+    data[data.index(b"IDAT") + 10] ^= 0xFF
+    with pytest.raises(BadImage, match=r"^damaged image: .+"):
+        decoded(bytes(data))
+
+
+def test_reason_is_one_line_without_a_name(tmp_path):
+    path = tmp_path / "some-name.png"
+    path.write_bytes(b"no image")
+    with path.open("rb") as file, pytest.raises(BadImage) as caught:
+        decode_image(file, 8)
+    assert "some-name" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_file_is_left_open(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode_array(RGB))
+    with path.open("rb") as file:
+        decode_image(file, 8)
+        decode_image(file, 8)
+        assert not file.closed
+
+
+def test_threads_agree():
+    files = [encode_array(np.roll(RGB, i, 1), f) for i in range(8) for f in ("PNG", "JPEG", "GIF", "TIFF")]
+    with ThreadPoolExecutor(8) as pool:
+        for serial, parallel in zip(map(decoded, files), pool.map(decoded, files), strict=True):
+            np.testing.assert_array_equal(serial, parallel)
+
+
+def test_suffixes_match_the_formats():
+    Image.init()
+    formats = {Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES - {".jpf"}}
+    assert formats == {*FORMATS, "MPO"}

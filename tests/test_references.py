@@ -1,0 +1,91 @@
+"""Pictures and the references that name them: none leaves its folder unasked."""
+
+import os
+
+import pytest
+from source_files import RED, png, refused, shown, write
+
+from mlx_pixword.data.base import Picture
+from mlx_pixword.data.pictures import FilePicture
+from mlx_pixword.data.references import parse_references, resolve_reference
+from mlx_pixword.errors import BadImage
+
+
+def test_file_picture(tmp_path):
+    picture = FilePicture(write(tmp_path / "a.png"))
+    assert isinstance(picture, Picture)
+    assert picture.name == str(tmp_path / "a.png")
+    assert picture.rgb(3).shape == (2, 3, 3)
+
+
+def test_cache_key_follows_path_size_and_time(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.png")
+    key = FilePicture(path).cache_key
+    monkeypatch.chdir(tmp_path)
+    assert FilePicture(path.relative_to(tmp_path)).cache_key == key
+    os.utime(path, ns=(1, 1))
+    touched = FilePicture(path).cache_key
+    write(path, png(size=(60, 40)))
+    os.utime(path, ns=(1, 1))
+    assert len({key, touched, FilePicture(path).cache_key, FilePicture(write(tmp_path / "b.png")).cache_key}) == 4
+
+
+@pytest.mark.parametrize(
+    "name, reason", [("no.png", "file not found"), ("x" * 300, "cannot be read"), (".", "cannot be")]
+)
+def test_file_picture_that_cannot_be_read(tmp_path, name, reason):
+    picture = FilePicture(tmp_path / name)
+    assert name == "." or picture.cache_key is None
+    with pytest.raises(BadImage, match=reason):
+        picture.rgb(8)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("", []),
+        ("only text\n", ["only text\n"]),
+        (" a <|image|> 1.png <|/image|>\nb", [" a ", ["1.png"], "\nb"]),
+        ("<|image|>1<|/image|><|image|>2<|/image|>", [["1"], ["2"]]),
+        ("<|text|><s>", ["<|text|><s>"]),
+    ],
+)
+def test_parse_references(text, parts):
+    assert parse_references(text, lambda reference: [reference]) == parts
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a\n<|image|>1.png", r"line 2: <\|image\|> without <\|/image\|> after it"),
+        ("a\n\n1.png<|/image|>", r"line 3: <\|/image\|> without <\|image\|> before it"),
+        ("<|image|>a\n<|image|>b<|/image|>", r"line 2: <\|image\|> inside another"),
+        ("<|image|> <|/image|>", "line 1: nothing between"),
+    ],
+)
+def test_malformed_marks(text, message):
+    refused(message, parse_references, text, str)
+
+
+@pytest.mark.parametrize("reference", ["a.png", "./a.png", "sub/../a.png", "sub/link.png", "{root}/a.png"])
+def test_references_inside_the_root(tmp_path, reference):
+    write(tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "link.png").symlink_to(tmp_path / "a.png")
+    assert shown([resolve_reference(reference.format(root=tmp_path), tmp_path, False)]) == [RED]
+
+
+@pytest.mark.parametrize("reference", ["../a.png", "sub/../../a.png", "{outside}/a.png", "link.png", "folder/a.png"])
+def test_references_that_leave_the_root(tmp_path, reference):
+    write(tmp_path / "a.png")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "link.png").symlink_to(tmp_path / "a.png")
+    (root / "folder").symlink_to(tmp_path)
+    reference = reference.format(outside=tmp_path)
+    refused(f"{reference}.*--allow-outside", resolve_reference, reference, root, False)
+    assert shown([resolve_reference(reference, root, True)]) == [RED]
+
+
+def test_reference_that_is_no_path(tmp_path):
+    refused("no usable path", resolve_reference, "a\0.png", tmp_path, False)

@@ -1,0 +1,139 @@
+"""Sources: what lies at a path is recognised, read in order, or refused in one line that says what would work."""
+
+import pytest
+from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
+
+from mlx_pixword.data.sources import open_source
+from mlx_pixword.errors import BadImage
+
+
+def test_folder_of_images(tmp_path):
+    for name in ("b/2.PNG", "a.jpg", "b/10.png", "c.webp"):
+        write(tmp_path / name)
+    for name in (".hidden.png", ".git/a.png", "notes.txt", "b/table.csv"):
+        write(tmp_path / name, "x")
+    source = open_source(tmp_path)
+    assert names(source) == [str(tmp_path / name) for name in ("a.jpg", "b/10.png", "b/2.PNG", "c.webp")]
+    assert shown(source.parts(0)) == [RED] and list(source.texts()) == []
+    assert source.unusable == [(str(tmp_path / n), "not an image") for n in ("b/table.csv", "notes.txt")]
+    assert (source.endless, source.captioned, source.name) == (False, False, str(tmp_path))
+
+
+def test_linked_folder_is_named_and_not_entered(tmp_path):
+    write(tmp_path / "a.png")
+    (tmp_path / "circle").symlink_to(tmp_path)
+    source = open_source(tmp_path)
+    assert len(source) == 1 and source.unusable[0][0] == str(tmp_path / "circle")
+
+
+def test_broken_image_is_found_when_it_is_read(tmp_path):
+    write(tmp_path / "a.png", "no image")
+    with pytest.raises(BadImage, match="known format"):
+        open_source(tmp_path).parts(0)[0].rgb(8)
+
+
+def test_single_image(tmp_path):
+    source = open_source(write(tmp_path / "a.png"))
+    assert len(source) == 1 and shown(source.parts(0)) == [RED]
+
+
+def test_folder_of_texts(tmp_path):
+    write(tmp_path / "2.txt", "second")
+    write(tmp_path / "1.txt", "\ufeffsee " + REFERENCE.format("img/a.png") + " é\n")
+    write(tmp_path / "img/a.png")
+    write(tmp_path / "other.pdf", "x")
+    source = open_source(tmp_path)
+    assert [shown(source.parts(i)) for i in range(len(source))] == [["see ", RED, " é\n"], ["second"]]
+    assert list(source.texts()) == ["see ", " é\n", "second"]
+    assert source.unusable == [(str(tmp_path / "other.pdf"), "neither text nor image")]
+    assert not source.captioned
+
+
+def test_references_are_relative_to_the_text_file(tmp_path):
+    write(tmp_path / "deep/1.txt", REFERENCE.format("a.png"))
+    write(tmp_path / "deep/a.png")
+    assert shown(open_source(tmp_path).parts(0)) == [RED]
+
+
+def test_texts_with_images_elsewhere(tmp_path):
+    write(tmp_path / "texts/1.txt", "no mark")
+    write(tmp_path / "texts/2.txt", REFERENCE.format("a.png"))
+    write(tmp_path / "texts/stray.png")
+    write(tmp_path / "images/a.png", png("blue"))
+    archive = write_zip(tmp_path / "images.zip", {"a.png": png("blue")})
+    for images in (tmp_path / "images", archive):
+        source = open_source(tmp_path / "texts", images)
+        assert [shown(source.parts(i)) for i in range(2)] == [["no mark"], [BLUE]]
+
+
+def test_single_text(tmp_path):
+    assert open_source(write(tmp_path / "1.txt", "one document")).parts(0) == ["one document"]
+
+
+def test_texts_do_not_open_images(tmp_path):
+    write(tmp_path / "1.txt", "a " + REFERENCE.format("../missing.png"))
+    assert list(open_source(tmp_path).texts()) == ["a "]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("ok\n<|image|>a.png", "1.txt, text line 2: .*without"),
+        ("\n\n<|image|>../a.png<|/image|>", r"1.txt, text line 3: .*'\.\./a.png'.*--allow-outside"),
+        (b"caf\xe9", "1.txt is not valid UTF-8 at byte 3"),
+    ],
+)
+def test_malformed_text_file(tmp_path, content, message):
+    refused(message, open_source(write(tmp_path / "1.txt", content).parent).parts, 0)
+
+
+def test_malformed_text_is_found_without_images_too(tmp_path):
+    refused("1.txt, text line 1", list, open_source(write(tmp_path / "1.txt", "<|/image|>")).texts())
+
+
+def test_text_file_that_went_away(tmp_path):
+    source = open_source(write(tmp_path / "1.txt", "x"))
+    (tmp_path / "1.txt").unlink()
+    refused("1.txt cannot be read: No such file", source.parts, 0)
+
+
+def test_allow_outside(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "texts/1.txt", REFERENCE.format("../a.png"))
+    assert shown(open_source(tmp_path / "texts", None, True).parts(0)) == [RED]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("missing", None, "no file or folder .*missing; give a folder"),
+        ("empty/", None, "empty holds no images, it is empty; give"),
+        ("a.pdf", "x", r"unknown kind \(.pdf\); give"),
+        ("plain", "x", r"unknown kind \(no suffix\); give"),
+        ("c.jsonl", "\n \n", "c.jsonl holds no documents; give"),
+    ],
+)
+def test_nothing_usable(tmp_path, name, content, message):
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    elif content:
+        write(tmp_path / name, content)
+    refused(message, open_source, tmp_path / name)
+
+
+def test_folder_of_foreign_files(tmp_path):
+    write(tmp_path / "a.pdf", "x")
+    refused(r"holds no images but 1 other files, such as .*a.pdf \(not an image\)", open_source, tmp_path)
+
+
+@pytest.mark.parametrize("members", [{}, {"a.txt": b"x"}])
+def test_archive_without_images(tmp_path, members):
+    refused("a.zip holds no images", open_source, write_zip(tmp_path / "a.zip", members))
+    refused("a.tar holds no images", open_source, write_tar(tmp_path / "a.tar", members))
+
+
+@pytest.mark.parametrize("images", ["missing", "file.png"])
+def test_images_that_are_no_folder(tmp_path, images):
+    write(tmp_path / "file.png")
+    path = write(tmp_path / "c.jsonl", '{"text": "x"}')
+    refused("images must be a folder, a .zip or a .tar, got .*" + images, open_source, path, tmp_path / images)
