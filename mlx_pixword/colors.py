@@ -18,7 +18,7 @@ FOLD_FACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 def num_levels(fold_factor: int) -> int:
     """Levels a channel, ``C = 256 / f``; raises ``PixWordError`` for a factor outside 1, 2, 4 .. 256."""
-    if isinstance(fold_factor, bool) or fold_factor not in FOLD_FACTORS:
+    if isinstance(fold_factor, bool | float) or fold_factor not in FOLD_FACTORS:
         raise PixWordError(f"fold factor must be a power of two in 1..256, got {fold_factor!r}")
     return 256 // fold_factor
 
@@ -52,8 +52,8 @@ def fold_colors(rgb: Array, fold_factor: int) -> Array:
         raise PixWordError(
             f"colours must be uint8 [..., 3], got {rgb.dtype} {tuple(rgb.shape)}; try image.convert('RGB')"
         )
-    level = _int32(rgb) // fold_factor
-    return level[..., 0] + levels * (level[..., 1] + levels * level[..., 2])
+    level = rgb // fold_factor if levels > 1 else rgb * 0  # stays uint8, which 256 does not fit
+    return (_int32(level[..., 2]) * levels + level[..., 1]) * levels + level[..., 0]
 
 
 def unfold_colors(tokens: Array, fold_factor: int) -> Array:

@@ -15,10 +15,10 @@ from .training.settings import TrainArgs
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {  # ours, for a two-core CPU
-        "vocab_size": 512, "fold_factor": 32, "image_size": 64, "window_size": 4, "hidden_size": 64, "num_heads": 8,
-        "num_kv_heads": 4, "num_layers": 3, "image_layers": 1, "intermediate_size": 128, "max_seq_len": 512,
-        "qk_norm": True, "factored_colors": True, "optimizer": "muon", "learning_rate": 3e-3, "zero_init": True,
-        "weight_decay": 0.0, "warmup": 30, "word_weight": 5.0, "batch_tokens": 1280, "pack": False, "steps": 1600,
+        "vocab_size": 512, "fold_factor": 32, "image_size": 64, "window_size": 4, "hidden_size": 64, "num_heads": 4,
+        "num_kv_heads": 2, "num_layers": 3, "image_layers": 2, "intermediate_size": 128, "max_seq_len": 512,
+        "qk_norm": True, "factored_colors": True, "optimizer": "muon", "learning_rate": 0.01, "zero_init": True,
+        "weight_decay": 0.0, "warmup": 30, "word_weight": 5.0, "batch_tokens": 512, "pack": False, "steps": 1400,
         "accumulate": 2,
     },
     "upw-120m": {"max_seq_len": 1024},  # the paper's: images alone
@@ -47,7 +47,7 @@ class RunConfig:
 def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig:
     """A configuration from flat values over their preset; unknown keys and bad values raise `PixWordError`."""
     preset = values.get("preset", "tiny")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise PixWordError(f"{where}: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     merged = {**PRESETS[preset], **{k: v for k, v in values.items() if k != "preset"}}
     parts: list[Any] = []

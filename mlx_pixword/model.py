@@ -226,8 +226,8 @@ class Layer(nn.Module):
 
 
 def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:
-    """RMSNorm with a float32 weight that leaves the type of ``x`` alone."""
-    return mx.fast.rms_norm(x, norm.weight.astype(x.dtype), norm.eps)
+    """RMSNorm in float32; the result has the type of ``x``."""
+    return mx.fast.rms_norm(x.astype(mx.float32), norm.weight, norm.eps).astype(x.dtype)
 
 
 # ------------------------------------------------------------------------------------------------- tables

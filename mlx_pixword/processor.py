@@ -81,15 +81,20 @@ class Processor:
             return self.tokenizer.encode(part)
         if isinstance(part, ImageTokens):
             return part
-        if isinstance(part, Image.Image) or (isinstance(part, np.ndarray) and part.ndim == 3):
+        if isinstance(part, Image.Image) or (isinstance(part, np.ndarray) and part.ndim > 1):
             return self.image(part)
-        ids = [int(i) for i in part]
+        try:
+            ids = [int(i) for i in part]
+        except TypeError as error:
+            raise PixWordError(f"a part is a text, an image or a list of word ids, got {part!r}") from error
         if wrong := [i for i in ids if not 0 <= i < self.args.vocab_size]:
             raise PixWordError(f"word ids must lie in 0..{self.args.vocab_size - 1}, got {wrong[0]}")
         return ids
 
     def image(self, image: "Image.Image | np.ndarray") -> ImageTokens:
         """Fold one image: PIL, or uint8 ``[h, w, 3]``; scaled down to the model's image size if larger."""
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
+            raise PixWordError(f"an image must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
         rgb = fit_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image, self.args.image_size)
         return tokens_of(rgb, self.args)
 

@@ -48,7 +48,7 @@ class SentencePieceTokenizer:
         self.vocab_size = self._model.GetPieceSize() + self._shift
 
     def encode(self, text: str) -> list[int]:
-        return [i + self._shift for i in self._model.EncodeAsIds(text)]
+        return [i + self._shift for i in self._model.EncodeAsIds(_whole(text))]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._model.DecodeIds([int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]))
@@ -68,16 +68,25 @@ class HuggingFaceTokenizer:
         except Exception as error:  # the library raises plain Exception for every malformed file
             raise PixWordError(f"not a tokenizer.json: {error}") from error
         self._model.encode_special_tokens = True  # `<|image|>` in a caption stays text
+        self._model.no_truncation()  # a file may ask for either
+        self._model.no_padding()
         first = [self._model.id_to_token(i) for i in range(len(SPECIAL_WORDS))]
         self._shift = 0 if tuple(first) == SPECIAL_WORDS else len(SPECIAL_WORDS)
-        self.vocab_size = self._model.get_vocab_size() + self._shift
+        if not self._shift:
+            self._model.add_special_tokens(list(SPECIAL_WORDS))  # a file may have them as plain words
+        self.vocab_size = max(self._model.get_vocab().values(), default=-1) + 1 + self._shift  # ids may have gaps
 
     def encode(self, text: str) -> list[int]:
-        return [i + self._shift for i in self._model.encode(text, add_special_tokens=False).ids]
+        return [i + self._shift for i in self._model.encode(_whole(text), add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         kept = [int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]
         return self._model.decode(kept, skip_special_tokens=False)
+
+
+def _whole(text: str) -> str:
+    """The text with U+FFFD in place of half surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -105,7 +114,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, model_type="bpe",
+            sentence_iterator=map(_whole, texts), model_writer=model, model_type="bpe",
             vocab_size=max(vocab_size, 6 + 256 + 2), hard_vocab_limit=False, byte_fallback=True, split_digits=True,
             unk_id=0, bos_id=1, eos_id=2, pad_id=3, control_symbols=list(SPECIAL_WORDS[4:]),
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,

@@ -6,6 +6,7 @@ A file holds ``[height, width, tokens in window order ...]`` and is named by wha
 import hashlib
 import os
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class TokenCache:
         path = self._path(key)
         tokens = image.windows[valid_pixels(image.lengths, self._args.window_size)]
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft = path.with_suffix(f".{os.getpid()}.{get_ident()}.tmp")  # threads may keep the same image at once
         with draft.open("wb") as file:
             np.save(file, np.concatenate([[image.height, image.width], tokens]).astype(self._dtype))
         os.replace(draft, path)

@@ -48,17 +48,22 @@ class SkipLog:
     @property
     def count(self) -> int:
         """Bad images so far."""
-        return sum(map(bool, self._bad.values()))
+        with self._lock:
+            return sum(map(bool, self._bad.values()))
 
     def check(self, max_bad: float) -> None:
         """Raise `PixWordError` when more than the fraction ``max_bad`` of the images tried are bad."""
         if self.count > max_bad * max(1, len(self._tried)):
-            name, reason = next((n, r) for n, r in self._bad.items() if r)
-            where = f"; all are named in {self._path}" if self._path else ""
             raise PixWordError(
-                f"{self.count} of {len(self._tried)} images are bad, more than --max-bad {max_bad}: "
-                f"the first is {name}: {reason}{where}"
+                f"{self.count} of {len(self._tried)} images are bad, more than --max-bad {max_bad}{self.first()}"
             )
+
+    def first(self) -> str:
+        """The first bad image and its reason as the end of a message; empty if there is none."""
+        with self._lock:
+            bad = [(name, reason) for name, reason in self._bad.items() if reason][:1]
+        where = f"; all are named in {self._path}" if self._path else ""
+        return "".join(f": the first is {name}: {reason}{where}" for name, reason in bad)
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ class Loader:
 
     def batches(self, group: int = 0, skip: int = 0) -> Iterator[tuple[int, int, list[Row]]]:
         """Batches from batch ``skip`` of ``group`` on, for ever: ``(group, number in the group, rows)``."""
+        unused = 0  # documents since the last one that could be used
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             ahead: deque[list[Future[list[Document]]]] = deque()
             try:
@@ -175,6 +181,10 @@ class Loader:
                     while len(ahead) < 2:
                         ahead.append([pool.submit(self.read, i) for i in self.indices(group + len(ahead))])
                     documents = [piece for future in ahead.popleft() for piece in future.result()]
+                    unused = 0 if documents else unused + self.group_size
+                    if self._keep is not None and unused >= 2 * len(self._keep):  # a whole epoch lies in between
+                        first = self.encoder.skips.first()
+                        raise PixWordError(f"none of the {len(self._keep)} documents can be used{first}")
                     rng = np.random.default_rng((self.seed, 2, group))
                     planned = plan_batches(documents, self.batch_tokens, self.encoder.args.max_seq_len, self.pack, rng)
                     for number, rows in enumerate(planned[skip:], skip):

@@ -1,6 +1,7 @@
 """Pretraining, top down: open the data, build the model, then step, evaluate and save until done."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -229,16 +230,13 @@ def _readings(run: Run, step: int) -> dict[str, float]:
 
 
 def _finish(run: Run) -> Path:
+    """Write ``final/``; on a resumed run that had ended before, it takes the place of the old one."""
     final = run.folder / "final"
+    fresh = save_model(run.model, run.tokenizer, run.folder / f".final.new.{os.getpid()}")
     if final.exists():
-        old = final.with_name(f".final.{os.getpid()}")
-        final.rename(old)
-        save_model(run.model, run.tokenizer, final)
-        for path in [*old.iterdir()]:
-            path.unlink()
-        old.rmdir()
-        return final
-    return save_model(run.model, run.tokenizer, final)
+        shutil.rmtree(final)
+    fresh.rename(final)
+    return final
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,241 @@
+"""How fast images become pix tokens, against Pillow's bare decode and resize of the same files on as many threads.
+
+    python benchmarks/loader.py --data photos --threads 2
+
+pillow  `Image.open(file).convert("RGB").resize(fit, BILINEAR)`, the result thrown away
+loader  the loader without a cache: decoded, fitted, folded, cut into windows, laid out in rows
+cached  the loader in a later epoch with --cache: every image comes from the token cache
+
+One round measures all three, in turn; what is printed are medians over the rounds, of speeds and of each round's ratios.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mlx_pixword.cli import parse, run_command
+from mlx_pixword.data.cache import TokenCache
+from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.pictures import FilePicture
+from mlx_pixword.data.sources import open_source
+from mlx_pixword.errors import PixWordError
+from mlx_pixword.model import ModelArgs
+from mlx_pixword.settings import setting
+from mlx_pixword.windows import check_geometry, fit_size
+
+GROUP = 256  # most images a group; a measurement is a whole number of groups
+PACKAGES = ("mlx-pixword", "mlx", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class LoaderBenchArgs:
+    """Images per second of the loader and of its cache, against Pillow alone."""
+
+    data: Path | None = setting(None, "folder of images (default: photo-like ones are made)", metavar="DIR")
+    threads: int = setting(2, "decoding threads, of Pillow and of the loader")
+    image_size: int = setting(224, "longer side of an image in pixels")
+    window_size: int = setting(16, "side of a window in pixels")
+    fold_factor: int = setting(16, "colour values folded into one level")
+    rounds: int = setting(5, "rounds; medians are printed")
+    seconds: float = setting(1.0, "shortest time of one measurement")
+    made_images: int = setting(24, "images to make where --data is not given")
+    save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "rounds", "made_images"):
+            if getattr(self, name) < 1:
+                raise PixWordError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.seconds < float("inf"):
+            raise PixWordError(f"--seconds must be positive, got {self.seconds}")
+        check_geometry(self.image_size, self.window_size)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table and, on the last line, the JSON."""
+    args = parse(LoaderBenchArgs, "loader", argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.data or make_photos(Path(scratch) / "photos", args.made_images)
+        speeds = measure(folder, Path(scratch) / "cache", args)
+    result = report(speeds, args)
+    print_table(result)
+    if args.save:
+        keep(result, args.save)
+    print(json.dumps(result))
+
+
+# ---------------------------------------------------------------------------------------------- measuring
+
+
+def measure(folder: Path, cache: Path, args: LoaderBenchArgs) -> dict[str, list[float]]:
+    """Images per second of each path, one number a round."""
+    paths = list_images(folder)
+    groups = {
+        "pillow": Pillow(paths, args).run,
+        "loader": LoaderRun(folder, None, args).run,
+        "cached": LoaderRun(folder, cache, args).run,
+    }
+    size = min(GROUP, len(paths))
+    # The first run warms up: files are read from disk, and the cache is filled by a whole epoch.
+    epoch = -(-len(paths) // size)
+    counts = {name: _groups_needed(run, epoch, args.seconds) for name, run in groups.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in groups}
+    for _ in range(args.rounds):
+        for name, run in groups.items():
+            speeds[name].append(counts[name] * size / _seconds(run, counts[name]))
+    return speeds
+
+
+def _groups_needed(run: Callable[[int], None], epoch: int, seconds: float) -> int:
+    """Groups that take about so many seconds, measured after an epoch of warming up."""
+    run(epoch)
+    return max(1, round(seconds / _seconds(run, 1)))
+
+
+def _seconds(run: Callable[[int], None], groups: int) -> float:
+    while any(thread.name.startswith("decode") for thread in threading.enumerate()):
+        time.sleep(0.002)  # the loader before this one is still busy with what it began ahead
+    start = time.perf_counter()
+    run(groups)
+    return time.perf_counter() - start
+
+
+class Pillow:
+    """Pillow alone on a pool of threads; any order of the files will do."""
+
+    def __init__(self, paths: Sequence[Path], args: LoaderBenchArgs) -> None:
+        self._paths, self._args = paths, args
+
+    def run(self, groups: int) -> None:
+        """Decode and resize as many images as ``groups`` groups have."""
+        count = groups * min(GROUP, len(self._paths))
+        paths = [self._paths[n % len(self._paths)] for n in range(count)]
+        with ThreadPoolExecutor(self._args.threads) as pool:
+            for _ in pool.map(self._decode, paths):
+                pass
+
+    def _decode(self, path: Path) -> None:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        height, width = fit_size(image.height, image.width, self._args.image_size)
+        image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+class LoaderRun:
+    """The library's loader over the same folder, up to the rows of documents that training collates."""
+
+    def __init__(self, folder: Path, cache: Path | None, args: LoaderBenchArgs) -> None:
+        windows = (args.image_size // args.window_size) ** 2
+        model = ModelArgs(
+            image_size=args.image_size, window_size=args.window_size, fold_factor=args.fold_factor,
+            max_seq_len=max(1024, windows + 3),
+        )  # fmt: skip
+        self._folder, self._skips = folder, SkipLog()
+        encoder = Encoder(model, None, self._skips, TokenCache(cache, model) if cache else None)
+        source = open_source(folder)
+        self._loader = Loader([source], encoder, threads=args.threads, group_size=min(GROUP, len(source)))
+
+    def run(self, groups: int) -> None:
+        """Go on until ``groups`` groups of images have come, from the first one on; no later one is waited for."""
+        wanted, images = groups * self._loader.group_size, 0
+        batches = self._loader.batches()
+        while images < wanted:
+            group, _, rows = next(batches)
+            if group == groups:
+                raise PixWordError(f"--data {self._folder}: {self._skips.count} images cannot be read; take them out")
+            images += sum(map(len, rows))
+        batches.close()  # type: ignore[attr-defined]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder, as the loader lists them."""
+    source = open_source(folder)
+    pictures = [part for n in range(len(source)) for part in source.parts(n)]
+    paths = [picture.path for picture in pictures if isinstance(picture, FilePicture)]
+    if len(paths) < len(source) or len(paths) < len(pictures):
+        raise PixWordError(f"--data {folder} must be a folder of image files, without texts")
+    return paths
+
+
+# ------------------------------------------------------------------------------------------------- images
+
+
+def make_photos(folder: Path, count: int) -> Path:
+    """Write photo-like images, 640x480 to 1024x768, JPEG and PNG in turn: soft light, edges and grain."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        width, height = [(640, 480), (800, 600), (1024, 768)][n // 2 % 3]
+        image = Image.fromarray(_photo(rng, height, width))
+        image.save(folder / f"{n:03d}.{'png' if n % 2 else 'jpg'}", **({} if n % 2 else {"quality": 90}))
+    return folder
+
+
+def _photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Colours at 12x9, 48x36 and 192x144 points, blown up and added, and a little grain: uint8 ``[h, w, 3]``."""
+    layers = []
+    for scale, strength in ((12, 1.0), (48, 0.4), (192, 0.15)):
+        small = Image.fromarray(rng.integers(0, 256, (scale * 3 // 4, scale, 3), dtype=np.uint8))
+        layers.append(strength * np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32))
+    grain = rng.normal(0, 2, (height, width, 1)).astype(np.float32)
+    return np.clip(sum(layers) / 1.55 + grain, 0, 255).astype(np.uint8)
+
+
+# -------------------------------------------------------------------------------------------------- report
+
+
+def report(speeds: dict[str, list[float]], args: LoaderBenchArgs) -> dict[str, Any]:
+    """What is printed and kept: medians, every round, the settings, the machine and the versions."""
+    settings = {name: value for name, value in asdict(args).items() if name not in ("data", "save")}
+    return {
+        "benchmark": "loader",
+        "images_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
+        "ratio_to_pillow": {name: round(_ratio(speeds, name), 3) for name in ("loader", "cached")},
+        "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
+        "images": "given" if args.data else "made",
+        "settings": settings,
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def _ratio(speeds: dict[str, list[float]], name: str) -> float:
+    """Median over the rounds of a path's speed over Pillow's in the same round."""
+    return statistics.median(a / b for a, b in zip(speeds[name], speeds["pillow"], strict=True))
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """A line a path: images per second, and times Pillow."""
+    print(f"{'path':<8}{'images/s':>12}{'x pillow':>12}")
+    for name, speed in result["images_per_second"].items():
+        print(f"{name:<8}{speed:>12,.1f}{result['ratio_to_pillow'].get(name, 1.0):>12.2f}")
+
+
+def keep(result: dict[str, Any], folder: Path) -> None:
+    """Write the result to a file named by system and time."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    name = f"loader-{platform.system().lower()}-{platform.machine()}-{stamp}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PixWordError(f"--save {folder}: {error.strerror}") from error
+    print(f"kept in {folder / name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main)

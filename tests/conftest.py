@@ -1,0 +1,40 @@
+"""Shared by all tests. `mlx_pixword` comes first, so that MLX finds OpenBLAS."""
+
+import mlx_pixword  # noqa: F401  # isort: skip
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_pixword.model import ModelArgs, PixWordModel
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 12, "fold_factor": 64, "image_size": 32, "window_size": 4, "hidden_size": 32, "num_heads": 4,
+    "num_kv_heads": 2, "num_layers": 2, "image_layers": 2, "intermediate_size": 48, "max_seq_len": 128,
+    "dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    mx.random.seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def small_model() -> Callable[..., PixWordModel]:
+    """Build a small float32 model; keyword arguments change its `ModelArgs`."""
+
+    def build(**changes: Any) -> PixWordModel:
+        model = PixWordModel(ModelArgs(**SMALL | changes))
+        mx.eval(model.parameters())
+        return model
+
+    return build

@@ -1,0 +1,223 @@
+"""`generate`, `evaluate` and `doctor` as a user meets them: output, help, and one line for every mistake."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlx_pixword as pw
+from mlx_pixword import doctor, evaluate, generate
+from mlx_pixword.cli import run_command
+from mlx_pixword.errors import PixWordError
+from mlx_pixword.evaluate import reading_scores, wilson
+from mlx_pixword.generate import arrange
+from mlx_pixword.model import PixWordModel
+from mlx_pixword.tokenizer import train_tokenizer
+
+Build = Callable[..., PixWordModel]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model_folder(small_model: Build, tmp_path: Path) -> Path:
+    tokenizer = train_tokenizer(["red", "green", "blue 123"], 300)
+    return pw.save_model(small_model(vocab_size=tokenizer.vocab_size), tokenizer, tmp_path / "model")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, rng: np.random.Generator) -> list[str]:
+    paths = [tmp_path / f"{n}.png" for n in range(3)]
+    for path, size in zip(paths, [(9, 6), (16, 20), (1, 1)], strict=True):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+def labels(tmp_path: Path, pictures: list[str], texts: list[str]) -> str:
+    lines = [json.dumps({"image": Path(p).name, "caption": t}) for p, t in zip(pictures, texts, strict=True)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    return str(tmp_path / "labels.jsonl")
+
+
+def mistake(capsys: Capture, main: Callable[[list[str]], None], *arguments: object) -> str:
+    """Run a command line that must exit 2; gives its one line."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main([*map(str, arguments)]))
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    return line
+
+
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
+def test_text_goes_to_standard_output_and_speed_to_standard_error(
+    model_folder: Path, pictures: list[str], capsys: Capture
+) -> None:
+    generate.main(["--model", str(model_folder), "--image", pictures[0], "--max-tokens", "5"])
+    captured = capsys.readouterr()
+    model, processor = pw.load(model_folder)
+    with Image.open(pictures[0]) as image:
+        assert captured.out == pw.generate_text(model, processor, [image], max_tokens=5) + "\n"
+    assert "words/s" in captured.err
+    assert "peak memory" in captured.err
+
+
+def test_each_image_alone_equals_reading_it_in_a_batch(
+    model_folder: Path, pictures: list[str], capsys: Capture
+) -> None:
+    flags = [text for path in pictures for text in ("--image", path)]
+    generate.main(["--model", str(model_folder), *flags, "--each", "--jsonl", "--max-tokens", "6"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == pictures
+    for line in lines:
+        generate.main(["--model", str(model_folder), "--image", line["image"], "--jsonl", "--max-tokens", "6"])
+        assert json.loads(capsys.readouterr().out) == line
+
+
+def test_a_prompt_from_standard_input_places_images_at_its_marks(
+    model_folder: Path, pictures: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = []
+    for prompt in ("red <|image|> green", "<|image|>red  green"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(prompt))
+        generate.main(["--model", str(model_folder), "--image", pictures[1], "--prompt", "-", "--max-tokens", "9"])
+        texts.append(capsys.readouterr().out)
+    assert arrange("red <|image|> green", ["a"]) == ["red ", Path("a"), " green"]
+    assert texts[0] != texts[1]  # the place matters
+
+
+@pytest.mark.parametrize(
+    ("prompt", "paths", "expected"),
+    [
+        ("", ["a", "b"], [Path("a"), Path("b")]),
+        ("read", ["a"], [Path("a"), "read"]),
+        ("<|image|>", ["a"], [Path("a")]),
+        ("x<|image|><|image|>y", ["a", "b"], ["x", Path("a"), Path("b"), "y"]),
+        ("only words", [], ["only words"]),
+    ],
+)
+def test_images_stand_at_their_marks_or_first(prompt: str, paths: list[str], expected: list[object]) -> None:
+    assert arrange(prompt, paths) == expected
+
+
+@pytest.mark.parametrize(("prompt", "paths"), [("<|image|>", []), ("<|image|>", ["a", "b"]), ("<|image|>" * 3, ["a"])])
+def test_marks_that_do_not_match_the_images_are_refused(prompt: str, paths: list[str]) -> None:
+    with pytest.raises(PixWordError, match="one mark an image"):
+        arrange(prompt, paths)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "{tmp}/model"], "give --image FILE"),
+        (["--model", "{tmp}/model", "--image", "{tmp}/no.png"], "no.png: no such file"),
+        (["--model", "{tmp}/model", "--image", "{tmp}/broken.png"], "broken.png"),
+        (["--model", "{tmp}/model", "--image", "{tmp}/wide.png"], "windows"),
+        (["--model", "{tmp}/none/such", "--image", "{tmp}/0.png"], "no model at"),
+        (["--model", "{tmp}/model", "--image", "{tmp}/0.png", "--temp", "-1"], "--temp"),
+        (["--model", "{tmp}/model", "--image", "{tmp}/0.png", "--top-k", "many"], "--top-k"),
+        (["--image", "{tmp}/0.png"], "--model"),
+    ],
+)
+def test_mistakes_in_generate(
+    model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture, flags: list[str], words: str
+) -> None:
+    (tmp_path / "broken.png").write_bytes(Path(pictures[1]).read_bytes()[:50])
+    Image.new("RGB", (16, 32)).save(tmp_path / "wide.png")
+    config = json.loads((model_folder / "config.json").read_text())
+    if words == "windows":  # 32 windows of 4x4 pixels do not fit, which config.json already shows
+        config["max_seq_len"] = 20
+    (model_folder / "config.json").write_text(json.dumps(config))
+    assert words in mistake(capsys, generate.main, *(f.format(tmp=tmp_path) for f in flags))
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_line_is_the_table_as_json(
+    model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    model, processor = pw.load(model_folder)
+    with Image.open(pictures[0]) as image:
+        read = pw.generate_text(model, processor, [image], max_tokens=48)
+    data = labels(tmp_path, pictures, [read or "x", "green", "blue"])
+    evaluate.main(["--model", str(model_folder), "--data", data])
+    *table, last = capsys.readouterr().out.splitlines()
+    scores = json.loads(last)
+    assert scores["documents"] == scores["read"] == 3
+    assert scores["exact_match"] == pytest.approx((1 if read else 0) / 3)
+    assert scores["exact_match_95"][0] < scores["exact_match"] < scores["exact_match_95"][1] or not read
+    assert scores["word_perplexity"] == pytest.approx(np.exp(scores["word_loss"]))
+    assert [line.split()[0] for line in table] == list(scores)
+
+
+def test_losses_of_unlabelled_images_and_of_text(
+    model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("red green blue")
+    for data in ([*pictures[:1]], [str(tmp_path / "texts")], [*pictures, str(tmp_path / "texts")]):
+        flags = [text for path in data for text in ("--data", path)]
+        evaluate.main(["--model", str(model_folder), *flags])
+        scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert scores["documents"] == len(data)
+        assert ("boundary_loss" in scores) == any(path.endswith("png") for path in data)
+        assert "exact_match" not in scores
+
+
+def test_limit_and_bad_images_in_evaluate(
+    model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    data = labels(tmp_path, pictures, ["a", "b", "c"])
+    evaluate.main(["--model", str(model_folder), "--data", data, "--limit", "2"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["documents"] == 2
+    Path(pictures[1]).write_bytes(b"nothing")
+    assert "1 of 3 images are bad" in mistake(capsys, evaluate.main, "--model", model_folder, "--data", data)
+
+
+def test_scores_of_readings() -> None:
+    scores = reading_scores([("123", "123"), ("12", "123"), ("xyz", "abc"), ("", "ab")])
+    assert scores["exact_match"] == 0.25
+    assert scores["cer"] == pytest.approx((0 + 1 + 3 + 2) / (3 + 3 + 3 + 2))
+    assert reading_scores([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),  # Wilson 95% intervals from published tables
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_intervals(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx([low, high], abs=5e-5)
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_reports_and_advises(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SIZE", 64)
+    doctor.main([])
+    report = capsys.readouterr().out
+    for word in ("mlx-pixword", "device", "memory", "BLAS", "float32 matmul", "Metal kernels"):
+        assert word in report
+    assert mx.default_device().type.name in report
+
+
+@pytest.mark.parametrize("program", ["pretrain", "generate", "evaluate", "convert", "doctor"])
+def test_help_answers_within_a_second(program: str) -> None:
+    command, best = [sys.executable, "-m", f"mlx_pixword.{program}", "--help"], float("inf")
+    for _ in range(3):  # the fastest of three: the machine may be busy
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        best = min(best, time.perf_counter() - start)
+    assert done.stdout.startswith(f"usage: python -m mlx_pixword.{program}")
+    assert best < 1.0

@@ -1,0 +1,251 @@
+"""`pretrain` from the command line: every kind of data trains, runs resume, and mistakes are one line."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import mlx_pixword as pw
+from mlx_pixword.cli import run_command
+from mlx_pixword.errors import PixWordError
+from mlx_pixword.pretrain import main, parse_command
+
+SMALL = {
+    "image-size": 16, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1, "image-layers": 1,
+    "intermediate-size": 16, "max-seq-len": 64, "batch-tokens": 128, "group-size": 16, "eval-documents": 4,
+    "log-every": 1, "eval-every": 100, "save-every": 100,
+}  # fmt: skip
+SMALL_FLAGS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+
+
+def train(out: Path, *flags: object, steps: int = 3) -> list[dict[str, float]]:
+    """Run `pretrain` and give its metrics."""
+    main(["--out", str(out), "--steps", str(steps), *SMALL_FLAGS, *map(str, flags)])
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run `pretrain`, which must exit 2 with one line; gives the line."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main([*map(str, arguments)]))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder of eight small pictures of several shapes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n, (height, width) in enumerate([(20, 30), (16, 16), (9, 13), (1, 1), (40, 8), (12, 12), (5, 31), (17, 17)]):
+        rgb = np.kron(rng.integers(0, 256, (3, 3, 3)), np.ones((height, width, 1)))[:height, :width]
+        Image.fromarray(rgb.astype(np.uint8)).save(folder / f"{n}.png")
+    return folder
+
+
+def write_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder.parent / "photos.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, path.name)
+    return folder.parent / "photos.zip"
+
+
+def write_jsonl(folder: Path) -> Path:
+    lines = [json.dumps({"image": p.name, "caption": f"picture {p.stem}"}) for p in sorted(folder.glob("*.png"))]
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "captions.jsonl"
+
+
+def write_texts(folder: Path) -> Path:
+    texts = folder.parent / "texts"
+    texts.mkdir()
+    for n, path in enumerate(sorted(folder.glob("*.png"))):
+        (texts / f"{n}.txt").write_text(f"before <|image|>{path.name}<|/image|> after {n}\n")
+    return texts
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_built_in_plates_leaves_everything_promised(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metrics = train(out, "--image-size", 32, "--max-seq-len", 80, "--eval-every", 2, "--save-every", 2, steps=4)
+    present = {str(p.relative_to(out)) for p in out.rglob("*")}
+    assert present >= {
+        "config.yaml", "metrics.jsonl", "loss.png", "tokenizer.model", "samples/step-2.png", "samples/step-4.png",
+        "checkpoints/step-2/model.safetensors", "checkpoints/step-4/optimizer.safetensors",
+        "final/config.json", "final/model.safetensors", "final/tokenizer.model",
+    }  # fmt: skip
+    assert [m["step"] for m in metrics if "word_loss" in m] == [1, 2, 3, 4]
+    assert {"heldout_word_loss", "heldout_boundary_loss", "heldout_exact_match"} <= metrics[-1].keys()
+    model, processor = pw.load(out / "final")
+    assert model.args.vocab_size == processor.tokenizer.vocab_size  # type: ignore[union-attr]
+    assert not model.args.factored_colors
+    with Image.open(out / "loss.png") as plot:
+        assert plot.size == (960, 540)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "jsonl", "texts"])
+def test_every_kind_of_data_trains_and_losses_fall(tmp_path: Path, photos: Path, kind: str) -> None:
+    images = photos
+    data = {"folder": lambda p: p, "zip": write_zip, "jsonl": write_jsonl, "texts": write_texts}[kind](photos)
+    metrics = train(tmp_path / "run", "--data", data, "--images", images, steps=30)
+    first, last = metrics[0], [m for m in metrics if "boundary_loss" in m][-1]
+    for name in ("word_loss", "boundary_loss"):
+        assert last[name] < 0.8 * first[name]
+    assert (tmp_path / "run/final/tokenizer.model").exists() == (kind in ("jsonl", "texts"))
+
+
+def test_several_sources_with_cache_and_packing(tmp_path: Path, photos: Path) -> None:
+    flags = ["--data", write_zip(photos), "--data", write_texts(photos), "--images", photos, "--pack"]
+    plain = train(tmp_path / "a", *flags)
+    cached = [train(tmp_path / name, *flags, "--cache", tmp_path / "cache") for name in ("b", "c")]
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 16
+    for metrics in cached:
+        assert [m["word_loss"] for m in metrics[:3]] == [m["word_loss"] for m in plain[:3]]
+
+
+def test_accumulated_micro_batches_on_two_streams_equal_one(tmp_path: Path) -> None:
+    runs = [
+        train(tmp_path / str(n), "--accumulate", 4, "--streams", n, "--image-size", 32, "--max-seq-len", 80)
+        for n in (1, 2)
+    ]
+    for one, two in zip(*runs, strict=True):
+        assert one["boundary_loss"] == pytest.approx(two["boundary_loss"], rel=1e-4) if "boundary_loss" in one else True
+    assert runs[0][0]["word_loss"] == pytest.approx(runs[1][0]["word_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("flags", [["--grad-checkpoint"], ["--optimizer", "adamw"], ["--schedule", "linear"],
+                                   ["--dtype", "bfloat16"], ["--no-factored-colors"]])  # fmt: skip
+def test_other_settings_train_too(tmp_path: Path, flags: list[str]) -> None:
+    metrics = train(tmp_path / "run", *flags, "--image-size", 32, "--max-seq-len", 80)
+    assert all(math.isfinite(m["boundary_loss"]) for m in metrics if "boundary_loss" in m)
+
+
+def test_image_only_presets_drop_captions_with_one_notice(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", "--data", write_jsonl(photos), "--vocab-size", 6)
+    assert capsys.readouterr().err.count("the texts are dropped") == 1
+    assert pw.load(tmp_path / "run/final")[0].args.vocab_size == 6
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", ["--pack", "--no-pack"])
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, photos: Path, pack: str) -> None:
+    flags = ["--data", write_jsonl(photos), "--save-every", 3, "--group-size", 5, pack]
+    whole = train(tmp_path / "whole", *flags, steps=8)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in ("step-6", "step-8"):
+        shutil.rmtree(tmp_path / "cut/checkpoints" / step)  # as if it had ended after step 3
+    resumed = train(tmp_path / "cut", *flags, "--resume", steps=8)
+    assert [m["step"] for m in resumed] == [m["step"] for m in whole]
+    assert [m.get("word_loss") for m in resumed] == [m.get("word_loss") for m in whole]
+    weights = [(tmp_path / name / "final/model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_resume_without_a_run_starts_at_the_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "run", "--resume", steps=1)
+    assert "starting at step 0" in capsys.readouterr().err
+
+
+def test_a_resume_with_another_shape_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", steps=1)
+    with pytest.raises(PixWordError, match="another shape"):
+        train(tmp_path / "run", "--resume", "--num-layers", 2)
+
+
+# --- bad data ---------------------------------------------------------------------------------------------------------
+
+
+def test_bad_images_are_skipped_named_and_counted(tmp_path: Path, photos: Path) -> None:
+    (photos / "broken.png").write_bytes((photos / "0.png").read_bytes()[:60])
+    (photos / "notes.doc").write_text("not an image")
+    metrics = train(tmp_path / "run", "--data", photos, "--max-bad", 0.5, "--eval-documents", 0)
+    lines = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
+    assert {Path(line["file"]).name for line in lines} == {"broken.png", "notes.doc"}
+    assert all(line["reason"] for line in lines)
+    assert metrics[-1]["skipped"] == 1  # a foreign file is named and is no bad image
+
+
+def test_too_many_bad_images_end_the_run(tmp_path: Path, photos: Path) -> None:
+    for n in range(4):
+        (photos / f"broken{n}.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(PixWordError, match="of 12 images are bad"):
+        train(tmp_path / "run", "--data", photos, steps=30)
+    assert not (tmp_path / "run/final").exists()
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data", "{tmp}/nothing"], "nothing"),
+        (["--data", "{tmp}/empty"], "holds no images"),
+        (["--fold-factor", "12"], "fold factor"),
+        (["--image-size", "30", "--window-size", "4"], "multiple of the window size"),
+        (["--image-size", "512", "--window-size", "4"], "raise max_seq_len"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--learning-rate", "-1"], "learning_rate must be positive"),
+        (["--tokenizer", "{tmp}/absent.model"], "absent.model"),
+        (["--tokenizer", "{tmp}/a.yaml"], "a.yaml"),
+        (["--config", "{tmp}/a.yaml"], "unknown key 'stepz'"),
+        (["--config", "{tmp}/absent.yaml"], "absent.yaml"),
+        (["--out", "{tmp}"], "--resume or choose another folder"),
+        (["--report-to", "carrier-pigeon"], "carrier-pigeon"),
+        (["--preset", "huge"], "--preset"),
+        (["--nonsense", "1"], "--nonsense"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.yaml").write_text("stepz: 3\n")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [f.format(tmp=tmp_path) for f in flags]
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "run")]
+    assert words in fails(capsys, *out, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def test_a_printed_configuration_gives_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--preset", "upw-120m", "--steps", "7", "--print-config"])
+    printed = capsys.readouterr().out
+    (tmp_path / "run.yaml").write_text(printed)
+    config, print_only = parse_command(["--config", str(tmp_path / "run.yaml")])
+    assert not print_only
+    assert config.train.steps == 7
+    assert config.to_flat() == yaml.safe_load(printed)
+
+
+def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("preset: tiny\nsteps: 5\nseed: 3\n")
+    config, _ = parse_command(["--config", str(tmp_path / "run.yaml"), "--steps", "9"])
+    assert (config.train.steps, config.train.seed, config.model.fold_factor) == (9, 3, 32)
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlx_pixword.pretrain", "--data", str(tmp_path / "absent")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "absent" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
