@@ -6,7 +6,7 @@ pillow  `Image.open(file).convert("RGB").resize(fit, BILINEAR)`, the result thro
 loader  the loader without a cache: decoded, fitted, folded, cut into windows, laid out in rows
 cached  the loader in a later epoch with --cache: every image comes from the token cache
 
-One round measures all three, in turn; what is printed are medians over the rounds, of speeds and of each round's ratios.
+One round measures all three, in turn. Printed are medians over the rounds, of the speeds and of each round's ratios.
 """
 
 import json
@@ -40,6 +40,7 @@ from mlx_pixword.windows import check_geometry, fit_size
 
 GROUP = 256  # most images a group; a measurement is a whole number of groups
 PACKAGES = ("mlx-pixword", "mlx", "numpy", "pillow")
+Run = Callable[[int], None]  # goes through so many groups of images
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class LoaderBenchArgs:
     window_size: int = setting(16, "side of a window in pixels")
     fold_factor: int = setting(16, "colour values folded into one level")
     rounds: int = setting(5, "rounds; medians are printed")
-    seconds: float = setting(1.0, "shortest time of one measurement")
+    seconds: float = setting(2.0, "about how long one measurement takes")
     made_images: int = setting(24, "images to make where --data is not given")
     save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.data or make_photos(Path(scratch) / "photos", args.made_images)
         speeds = measure(folder, Path(scratch) / "cache", args)
-    result = report(speeds, args)
+        result = report(speeds, args, len(list_images(folder)))
     print_table(result)
     if args.save:
         keep(result, args.save)
@@ -83,60 +84,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(folder: Path, cache: Path, args: LoaderBenchArgs) -> dict[str, list[float]]:
     """Images per second of each path, one number a round."""
-    paths = list_images(folder)
-    groups = {
-        "pillow": Pillow(paths, args).run,
-        "loader": LoaderRun(folder, None, args).run,
-        "cached": LoaderRun(folder, cache, args).run,
-    }
-    size = min(GROUP, len(paths))
-    # The first run warms up: files are read from disk, and the cache is filled by a whole epoch.
-    epoch = -(-len(paths) // size)
-    counts = {name: _groups_needed(run, epoch, args.seconds) for name, run in groups.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in groups}
+    plain, cached = LoaderRun(folder, None, args), LoaderRun(folder, cache, args)
+    runs: dict[str, Run] = {"pillow": PillowRun(plain), "loader": plain, "cached": cached}
+    counts = {name: _groups_needed(run, plain.epoch_groups, args.seconds) for name, run in runs.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.rounds):
-        for name, run in groups.items():
-            speeds[name].append(counts[name] * size / _seconds(run, counts[name]))
+        for name, run in runs.items():
+            speeds[name].append(counts[name] * plain.group_size / _seconds(run, counts[name]))
     return speeds
 
 
-def _groups_needed(run: Callable[[int], None], epoch: int, seconds: float) -> int:
-    """Groups that take about so many seconds, measured after an epoch of warming up."""
-    run(epoch)
+def _groups_needed(run: Run, epoch_groups: int, seconds: float) -> int:
+    """Groups that take about so many seconds, after an epoch to warm up: files are read and the cache is filled."""
+    run(epoch_groups)
     return max(1, round(seconds / _seconds(run, 1)))
 
 
-def _seconds(run: Callable[[int], None], groups: int) -> float:
+def _seconds(run: Run, groups: int) -> float:
     while any(thread.name.startswith("decode") for thread in threading.enumerate()):
-        time.sleep(0.002)  # the loader before this one is still busy with what it began ahead
+        time.sleep(0.002)  # the loader before this one still finishes what it began ahead
     start = time.perf_counter()
     run(groups)
     return time.perf_counter() - start
 
 
-class Pillow:
-    """Pillow alone on a pool of threads; any order of the files will do."""
-
-    def __init__(self, paths: Sequence[Path], args: LoaderBenchArgs) -> None:
-        self._paths, self._args = paths, args
-
-    def run(self, groups: int) -> None:
-        """Decode and resize as many images as ``groups`` groups have."""
-        count = groups * min(GROUP, len(self._paths))
-        paths = [self._paths[n % len(self._paths)] for n in range(count)]
-        with ThreadPoolExecutor(self._args.threads) as pool:
-            for _ in pool.map(self._decode, paths):
-                pass
-
-    def _decode(self, path: Path) -> None:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-        height, width = fit_size(image.height, image.width, self._args.image_size)
-        image.resize((width, height), Image.Resampling.BILINEAR)
-
-
 class LoaderRun:
-    """The library's loader over the same folder, up to the rows of documents that training collates."""
+    """The library's loader, up to the rows of documents that training collates."""
 
     def __init__(self, folder: Path, cache: Path | None, args: LoaderBenchArgs) -> None:
         windows = (args.image_size // args.window_size) ** 2
@@ -144,21 +117,49 @@ class LoaderRun:
             image_size=args.image_size, window_size=args.window_size, fold_factor=args.fold_factor,
             max_seq_len=max(1024, windows + 3),
         )  # fmt: skip
-        self._folder, self._skips = folder, SkipLog()
+        self.folder, self.args, self.paths = folder, args, list_images(folder)
+        self.group_size = min(GROUP, len(self.paths))
+        self.epoch_groups = -(-len(self.paths) // self.group_size)
+        self._skips = SkipLog()
         encoder = Encoder(model, None, self._skips, TokenCache(cache, model) if cache else None)
-        source = open_source(folder)
-        self._loader = Loader([source], encoder, threads=args.threads, group_size=min(GROUP, len(source)))
+        self._loader = Loader([open_source(folder)], encoder, threads=args.threads, group_size=self.group_size)
 
-    def run(self, groups: int) -> None:
-        """Go on until ``groups`` groups of images have come, from the first one on; no later one is waited for."""
-        wanted, images = groups * self._loader.group_size, 0
-        batches = self._loader.batches()
-        while images < wanted:
-            group, _, rows = next(batches)
+    def __call__(self, groups: int) -> None:
+        """Go on until the first ``groups`` groups of images have come; no later one is waited for."""
+        wanted, images = groups * self.group_size, 0
+        for group, _, rows in self._loader.batches():
             if group == groups:
-                raise PixWordError(f"--data {self._folder}: {self._skips.count} images cannot be read; take them out")
+                raise PixWordError(
+                    f"--data {self.folder}: {self._skips.count} images cannot be read; take them out of the folder"
+                )
             images += sum(map(len, rows))
-        batches.close()  # type: ignore[attr-defined]
+            if images == wanted:
+                return
+
+    def files(self, groups: int) -> list[Path]:
+        """The files of the first ``groups`` groups, in order."""
+        return [self.paths[index] for group in range(groups) for index in self._loader.indices(group)]
+
+
+class PillowRun:
+    """Pillow alone, over the files of a loader, on as many threads."""
+
+    def __init__(self, loader: LoaderRun) -> None:
+        self._loader = loader
+
+    def __call__(self, groups: int) -> None:
+        with ThreadPoolExecutor(self._loader.args.threads) as pool:
+            for _ in pool.map(self._decode, self._loader.files(groups)):
+                pass
+
+    def _decode(self, path: Path) -> None:
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except OSError as error:
+            raise PixWordError(f"--data: {path} cannot be read: {error}; take it out") from error
+        height, width = fit_size(image.height, image.width, self._loader.args.image_size)
+        image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -181,7 +182,7 @@ def make_photos(folder: Path, count: int) -> Path:
     for n in range(count):
         width, height = [(640, 480), (800, 600), (1024, 768)][n // 2 % 3]
         image = Image.fromarray(_photo(rng, height, width))
-        image.save(folder / f"{n:03d}.{'png' if n % 2 else 'jpg'}", **({} if n % 2 else {"quality": 90}))
+        image.save(folder / f"{n:03d}.{'png' if n % 2 else 'jpg'}", quality=90)  # PNG takes no notice of the quality
     return folder
 
 
@@ -198,7 +199,7 @@ def _photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------- report
 
 
-def report(speeds: dict[str, list[float]], args: LoaderBenchArgs) -> dict[str, Any]:
+def report(speeds: dict[str, list[float]], args: LoaderBenchArgs, count: int) -> dict[str, Any]:
     """What is printed and kept: medians, every round, the settings, the machine and the versions."""
     settings = {name: value for name, value in asdict(args).items() if name not in ("data", "save")}
     return {
@@ -206,7 +207,7 @@ def report(speeds: dict[str, list[float]], args: LoaderBenchArgs) -> dict[str, A
         "images_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
         "ratio_to_pillow": {name: round(_ratio(speeds, name), 3) for name in ("loader", "cached")},
         "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
-        "images": "given" if args.data else "made",
+        "images": {"count": count, "made": args.data is None},
         "settings": settings,
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

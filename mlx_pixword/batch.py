@@ -5,7 +5,7 @@ P  pixels a window    V  words    K  pix tokens
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +18,7 @@ WINDOW = -1  # stands in a document's elements for its next window
 NO_TARGET = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageTokens:
     """An image, folded: ``windows`` int32 ``[N, P]`` padded with K, ``lengths`` ``[N]``, size in pixels."""
 
@@ -27,8 +27,12 @@ class ImageTokens:
     height: int
     width: int
 
+    def __repr__(self) -> str:
+        count, size = self.windows.shape
+        return f"ImageTokens({self.width}x{self.height} pixels, {count} windows of {size} at most)"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Document:
     """A sequence of words and windows.
 
@@ -58,7 +62,7 @@ class Document:
         return np.append(ids[1:], np.int32(EOS if self.closed else NO_TARGET)).astype(np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Rows of documents, ready for the model.
 
@@ -78,7 +82,7 @@ class Batch:
     windows: mx.array
     lengths: mx.array
     segments: mx.array | None = None
-    documents: tuple[tuple[Document, ...], ...] = field(default=(), compare=False)
+    documents: tuple[tuple[Document, ...], ...] = ()
 
     def arrays(self) -> dict[str, mx.array]:
         """The arrays alone, as a compiled function takes them."""

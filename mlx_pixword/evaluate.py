@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256  # documents in memory at a time
 Z_95 = 1.959963984540054  # of a two-sided 95% interval
-Scores = dict[str, float | int | list[float]]
+Scores = dict[str, float | int | list[float] | None]
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def evaluate(args: EvaluateArgs) -> Scores:
 def reading_scores(pairs: Sequence[tuple[str, str]]) -> Scores:
     """Scores of ``(read, written)`` pairs: ``exact_match`` with its Wilson interval, and the character error rate.
 
-    ``cer`` is the edit distance over the characters written, all pairs together; its interval is Wilson's too, taking
-    characters as independent, so it is a little narrow. Empty for no pairs.
+    ``cer`` is the edit distance over the characters written, all pairs together. Its interval is Wilson's too, taking
+    characters as independent, so it is a little narrow; there is none above 1, where it is no proportion.
     """
     if not pairs:
         return {}
@@ -105,7 +105,7 @@ def reading_scores(pairs: Sequence[tuple[str, str]]) -> Scores:
         "exact_match": exact / len(pairs),
         "exact_match_95": wilson(exact, len(pairs)),
     }
-    return scores | {"cer": errors / characters, "cer_95": wilson(min(errors, characters), characters)}
+    return scores | {"cer": errors / characters, "cer_95": wilson(errors, characters) if errors <= characters else None}
 
 
 def wilson(successes: int, trials: int) -> list[float]:
@@ -131,7 +131,9 @@ def _chunks(sources: "Sequence[Source]", encoder: "Encoder", limit: int) -> "Ite
         yield chunk
 
 
-def _show(value: float | int | list[float]) -> str:
+def _show(value: float | int | list[float] | None) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, list):
         return " to ".join(f"{v:.4f}" for v in value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

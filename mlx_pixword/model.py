@@ -8,6 +8,7 @@ Source: Leung & Wang, arXiv 2605.14028. The read-out, the table projection and t
 savings: the same function for less work. `exact_savings = False` runs the plain path, which the tests compare.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -210,19 +211,30 @@ class Layer(nn.Module):
         self.attention = Attention(args)
         self.ffn_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
         self.ffn = FeedForward(args)
+        self.recompute = False  # True trades a second forward pass for the memory of the layer's inside
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values of ``x [..., D]``, before RoPE."""
         y = rms_norm(self.attention_norm, x)
         return self.attention.queries(y), *self.attention.keys_values(y)
 
+    def __call__(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
+        """The whole layer: ``[B, L, D]`` to ``[B, L, D]``."""
+        return self._recomputed(self._whole)(x, rotary, mask, cache)
+
     def combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
-        """Attention on projected inputs, both residuals, feed-forward: ``[B, Lq, D]``."""
+        """The layer on projected inputs (see `Attention`): ``x [B, Lq, D]`` to ``[B, Lq, D]``."""
+        return self._recomputed(self._combine)(x, *attention_inputs)
+
+    def _whole(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any) -> mx.array:
+        return self._combine(x, *self.project(x), rotary, rotary, mask, cache)
+
+    def _combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
         x = x + self.attention(*attention_inputs)
         return x + self.ffn(rms_norm(self.ffn_norm, x))
 
-    def __call__(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
-        return self.combine(x, *self.project(x), rotary, rotary, mask, cache)
+    def _recomputed(self, function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        return nn.utils.checkpoint(self, function) if self.recompute else function
 
 
 def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:
@@ -292,12 +304,10 @@ class ImageBlock(nn.Module):
         project_table = exact_savings and windows.size > embeddings.shape[0]
         x, qkv = self._gather(embeddings, windows, project_table)
         for n, layer in enumerate(self.layers):
-            q, k, v = qkv if n == 0 and qkv is not None else (None, None, None)
-            if n < len(self.layers) - 1 or not exact_savings:
-                q, k, v = layer.project(x) if k is None else (q, k, v)
-                x = layer.combine(x, q, k, v, rotary, rotary, "causal")
-            else:
-                return self._read_out(layer, x, (q, k, v), reads, rotary)
+            qkv = qkv if n == 0 else None
+            if exact_savings and n == len(self.layers) - 1:
+                return self._read_out(layer, x, qkv, reads, rotary)
+            x = layer(x, rotary, "causal") if qkv is None else layer.combine(x, *qkv, rotary, rotary, "causal")
         return mx.take_along_axis(x, reads[..., None], axis=1)
 
     def _gather(self, embeddings: mx.array, windows: mx.array, project_table: bool) -> tuple[mx.array, Any]:
@@ -313,13 +323,13 @@ class ImageBlock(nn.Module):
 
     def _read_out(self, layer: Layer, x: mx.array, qkv: Any, reads: mx.array, rotary: mx.array) -> mx.array:
         """The last layer for the pixels that are read: ``R`` queries a window against all of its keys."""
-        q, k, v = qkv
         rows = mx.take_along_axis(x, reads[..., None], axis=1)  # [U, R, D]
-        if k is None:
+        if qkv is None:
             y = rms_norm(layer.attention_norm, x)
             k, v = layer.attention.keys_values(y)
             q = layer.attention.queries(mx.take_along_axis(y, reads[..., None], axis=1))
         else:
+            q, k, v = qkv
             q = mx.take_along_axis(q, reads[..., None], axis=1)
         mask = (mx.arange(x.shape[1]) <= reads[..., None])[:, None]  # [U, 1, R, P]
         return layer.combine(rows, q, k, v, rotary[:, reads][:, :, None], rotary, mask)
@@ -380,6 +390,13 @@ class PixWordModel(nn.Module):
     def logits(self, x: mx.array) -> mx.array:
         """``[..., D]`` to float32 ``[..., V + K]``."""
         return (x @ self.head().astype(x.dtype).T).astype(mx.float32)
+
+    def __repr__(self) -> str:
+        a = self._args
+        layers = f"{a.image_layers} image and {a.num_layers} language layers"
+        rows = f"{a.vocab_size} words, {a.num_pix} pix tokens"
+        size = f"{num_parameters(self) / 1e6:.2f}M parameters"
+        return f"PixWordModel({size}, width {a.hidden_size}, {layers}, {rows}, windows {a.window_size}x{a.window_size})"
 
     def plain_weights(self) -> tuple[dict[str, mx.array], ModelArgs]:
         """Weights and shape of the same function with factored colours summed into plain tables."""

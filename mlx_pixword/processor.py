@@ -68,6 +68,8 @@ class Processor:
             marked = special_words and isinstance(piece, ImageTokens)
             pieces += [[IMAGE], piece, [END_IMAGE]] if marked else [piece]
         document = make_document(pieces, closed=closed)
+        if not len(document):
+            raise PixWordError("the document has no elements; give at least one word or image")
         if len(document) > self.args.max_seq_len and not closed:
             raise PixWordError(
                 f"the document has {len(document)} elements, the model takes {self.args.max_seq_len}; shorten it"

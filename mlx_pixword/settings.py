@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from .errors import PixWordError
 
 Settings = TypeVar("Settings")
+_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", list: "a list", Path: "a path"}
 
 
 def setting(default: Any, text: str, *, choices: Sequence[str] = (), metavar: str | None = None) -> Any:
@@ -42,6 +43,7 @@ def convert(f: Field, value: Any, where: str) -> Any:  # type: ignore[type-arg]
     kind, optional = _kind(f.type)
     if value is None and optional:
         return None
+    value = _as_meant(value, kind)
     if kind is list:
         value = [value] if isinstance(value, str) else value
         if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
@@ -54,7 +56,17 @@ def convert(f: Field, value: Any, where: str) -> Any:  # type: ignore[type-arg]
         if f.metadata["choices"] and value not in f.metadata["choices"]:
             raise PixWordError(f"{where}: {f.name} must be one of {', '.join(f.metadata['choices'])}, got {value!r}")
         return value
-    raise PixWordError(f"{where}: {f.name} must be {'a ' + kind.__name__ if kind else 'valid'}, got {value!r}")
+    raise PixWordError(f"{where}: {f.name} must be {_NAMES[kind]}, got {value!r}")
+
+
+def _as_meant(value: Any, kind: Any) -> Any:
+    """YAML 1.1 reads ``3e-4`` as text and ``on`` as true; give back what was meant."""
+    if kind is float and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return {True: "on", False: "off"}[value] if kind is str and isinstance(value, bool) else value
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type, *, required: Sequence[str] = ()) -> None:

@@ -5,6 +5,7 @@ any other one follow them, so its ids are shifted by six. Special words are neve
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,8 @@ import sentencepiece
 
 from .batch import SPECIAL_WORDS
 from .errors import PixWordError
+
+LEAST_VOCAB_SIZE = len(SPECIAL_WORDS) + 256 + 4  # special words, bytes, the space mark and some slack
 
 
 class Tokenizer(Protocol):
@@ -106,20 +109,35 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Args:
         texts: any number of texts, at least one of them not empty.
-        vocab_size: the most pieces wanted; a small corpus gives fewer. 262 (specials and bytes) is the least.
+        vocab_size: the most pieces wanted, `LEAST_VOCAB_SIZE` at least; a small corpus gives fewer.
 
     Returns:
-        A tokenizer that gives every text back as it was, digits one by one.
+        A tokenizer that gives every text back as it was, digits one by one. (Sentencepiece writes a space as U+2581,
+        so that one character comes back as a space.)
+
+    Raises:
+        PixWordError: there is no text.
     """
-    model = io.BytesIO()
+    model, size = io.BytesIO(), max(vocab_size, LEAST_VOCAB_SIZE)
+    texts = _common([_whole(text) for text in texts], size - LEAST_VOCAB_SIZE)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=map(_whole, texts), model_writer=model, model_type="bpe",
-            vocab_size=max(vocab_size, 6 + 256 + 2), hard_vocab_limit=False, byte_fallback=True, split_digits=True,
+            sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=size,
+            hard_vocab_limit=False, byte_fallback=True, split_digits=True,
             unk_id=0, bos_id=1, eos_id=2, pad_id=3, control_symbols=list(SPECIAL_WORDS[4:]),
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
-            required_chars="\u2581", character_coverage=0.9995, minloglevel=2, num_threads=2,
+            required_chars="\u2581", character_coverage=1.0, minloglevel=2, max_sentence_length=2**24,
+            num_threads=2,
         )  # fmt: skip
     except RuntimeError as error:
         raise PixWordError(f"no tokenizer could be trained on this text: {error}") from error
     return SentencePieceTokenizer(model.getvalue())
+
+
+def _common(texts: list[str], room: int) -> list[str]:
+    """The texts without their rarest characters, where there are more than pieces for them: bytes spell those."""
+    counts = Counter(character for text in texts for character in text)
+    if len(counts) <= room:
+        return texts
+    kept = {character for character, _ in counts.most_common(max(1, room))}
+    return ["".join(character for character in text if character in kept) for text in texts]

@@ -137,7 +137,9 @@ class Loader:
         if self._endless and len(self.sources) > 1:
             raise PixWordError("an endless source cannot be mixed with others")
         self._ends = np.cumsum([] if self._endless else [len(source) for source in self.sources])
-        self._keep = keep if keep is not None or self._endless else np.arange(self._ends[-1])
+        self._keep = None if self._endless else np.arange(self._ends[-1]) if keep is None else keep
+        if self._keep is not None:
+            self.group_size = max(1, min(group_size, len(self._keep)))  # a group never spans a whole epoch
 
     def __len__(self) -> int:
         """Documents an epoch."""

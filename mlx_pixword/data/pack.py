@@ -10,7 +10,7 @@ Row = list[Document]
 
 
 def pack_rows(documents: Sequence[Document], max_length: int) -> list[Row]:
-    """Rows of at most ``max_length`` elements, longest documents first, each into the first row with room."""
+    """Rows of at most ``max_length`` elements, or one longer document: longest first, into the first row with room."""
     rows: list[Row] = []
     room: list[int] = []
     for document in sorted(documents, key=len, reverse=True):
@@ -48,7 +48,7 @@ def plan_batches(
         rng: decides the order; equal lengths are mixed by it too.
     """
     mixed = [documents[i] for i in rng.permutation(len(documents))]
-    rows = pack_rows(mixed, max_length) if pack else [[document] for document in mixed]
+    rows = pack_rows(mixed, min(max_length, batch_tokens)) if pack else [[document] for document in mixed]
     batches = bucket_batches(rows, batch_tokens)
     return [batches[i] for i in rng.permutation(len(batches))]
 

@@ -26,7 +26,7 @@ class DataArgs:
     )
     cache: Path | None = setting(None, "keep folded images here, so that later epochs do not decode", metavar="DIR")
     plate_colors: str = setting("schemes", "colours of the built-in plates", choices=COLORS)
-    batch_tokens: int = setting(4096, "words and windows a micro-batch, padding included")
+    batch_tokens: int = setting(256, "words and windows a micro-batch, padding included")
     pack: bool = setting(True, "put several documents into one row (they never see each other)")
     group_size: int = setting(256, "documents that are shuffled and laid out together")
     threads: int = setting(2, "decoding threads")

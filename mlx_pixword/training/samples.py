@@ -82,7 +82,8 @@ def draw_page(
 
     columns = min(4, len(documents))
     rows = -(-len(documents) // columns)
-    figure = Figure(figsize=(2.4 * columns, 1.9 * rows), layout="constrained")
+    tallest = max(d.images[0].height / d.images[0].width for d in documents)
+    figure = Figure(figsize=(2.4 * columns, (2.3 * min(tallest, 1.5) + 0.5) * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:

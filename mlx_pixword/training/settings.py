@@ -42,16 +42,11 @@ class TrainArgs:
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
-            "seed",
-            "warmup",
-            "weight_decay",
-            "word_weight",
-            "boundary_weight",
-            "eval_documents",
-            "sample_images",
+            *("seed", "warmup", "eval_documents", "sample_images"),
+            *("weight_decay", "word_weight", "boundary_weight", "final_fraction"),
         ):
-            if getattr(self, name) < 0:
-                raise PixWordError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
         for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be positive, got {getattr(self, name)}")

@@ -38,8 +38,9 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
         return norm
 
     if _compiles(args.compile):
+        optimizer.init(model.trainable_parameters())  # before compiling, so that its state is captured whole
         state = [model.state, optimizer.state]
-        gradient = mx.compile(gradient, inputs=[model.state])
+        gradient = mx.compile(gradient, inputs=[model.state], outputs=[model.state])
         update = mx.compile(update, inputs=state, outputs=state)
     streams = _streams(args)
 
@@ -73,7 +74,7 @@ def _objective(model: PixWordModel, args: TrainArgs) -> Callable[..., tuple[mx.a
 def checkpoint_layers(model: PixWordModel) -> None:
     """Recompute the inside of every layer in the backward pass instead of keeping it in memory."""
     for layer in [*model.layers, *model.image_block.layers]:
-        layer.combine = nn.utils.checkpoint(layer, layer.combine)  # type: ignore[method-assign]
+        layer.recompute = True
 
 
 def prepare_streams(args: TrainArgs) -> None:

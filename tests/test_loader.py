@@ -1,0 +1,372 @@
+"""The loader: (seed, group) decide what a batch holds, bad files are named once, and the cache saves decoding."""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
+from mlx_pixword.data.base import Picture, Source
+from mlx_pixword.data.cache import TokenCache
+from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.open import open_split
+from mlx_pixword.data.plates import PlateSource
+from mlx_pixword.data.settings import DataArgs
+from mlx_pixword.errors import BadImage, PixWordError
+from mlx_pixword.model import ModelArgs
+from mlx_pixword.tokenizer import train_tokenizer
+
+TOKENIZER = train_tokenizer(["0123456789 caption"], 300)
+SIZES = {
+    "hidden_size": 8,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "num_layers": 1,
+    "image_layers": 1,
+    "intermediate_size": 8,
+}
+GEOMETRY = {"image_size": 16, "window_size": 4, "fold_factor": 16, "max_seq_len": 40}
+
+
+def shape(**changes: Any) -> ModelArgs:
+    return ModelArgs(**SIZES | GEOMETRY | {"vocab_size": TOKENIZER.vocab_size} | changes)
+
+
+class Shot:
+    """A picture that counts how often it is decoded, takes a moment for it, and may be bad."""
+
+    def __init__(self, number: int, *, bad: str = "", key: str | None = None, size: tuple[int, int] = (8, 8)) -> None:
+        self.name, self.number, self.bad, self.cache_key, self.size = f"{number}.png", number, bad, key, size
+        self.reads = 0
+
+    def rgb(self, image_size: int) -> np.ndarray:
+        self.reads += 1
+        time.sleep((self.number * 7 % 5) / 5000)  # if the order of threads mattered, it would show
+        if self.bad:
+            raise BadImage(self.bad)
+        return np.random.default_rng(self.number).integers(0, 256, (*self.size, 3), dtype=np.uint8)
+
+
+class Shots:
+    """A source of pictures with captions, which are their numbers."""
+
+    endless, captioned, name = False, True, "shots"
+
+    def __init__(self, numbers: Sequence[int], bad: Sequence[int] = ()) -> None:
+        self.documents: list[list[str | Picture]] = [[Shot(n, bad="torn" if n in bad else ""), str(n)] for n in numbers]
+        self.unusable = list[tuple[str, str]]()
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def parts(self, index: int) -> list[str | Picture]:
+        return self.documents[index]
+
+    def texts(self) -> Iterator[str]:
+        return (str(parts[1]) for parts in self.documents)
+
+
+def loader(*sources: Source, skips: SkipLog | None = None, **options: Any) -> Loader:
+    encoder = Encoder(shape(), TOKENIZER, skips or SkipLog())
+    return Loader(sources, encoder, **{"batch_tokens": 30, "group_size": 10} | options)
+
+
+def says(document: Document) -> str:
+    return TOKENIZER.decode([e for e in document.elements if e != WINDOW])
+
+
+def drawn(batches: Loader, count: int, *start: int) -> list[Any]:
+    """The first batches: group, number, and of each document what it says and shows."""
+    stream = batches.batches(*start)
+    taken = [
+        (group, number, [[(says(d), d.images[0].windows.tolist()) for d in row] for row in rows])
+        for group, number, rows in itertools.islice(stream, count)
+    ]
+    stream.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def told(batches: Loader, groups: int) -> list[list[str]]:
+    """What the documents of each of the first groups say."""
+    texts: list[list[str]] = [[] for _ in range(groups)]
+    for group, _, rows in itertools.takewhile(lambda batch: batch[0] < groups, batches.batches()):
+        texts[group] += [says(document) for row in rows for document in row]
+    return texts
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_batches_do_not_depend_on_threads(pack: bool) -> None:
+    one, two, seven = (drawn(loader(Shots(range(25)), seed=3, pack=pack, threads=n), 15) for n in (1, 2, 7))
+    assert one == two == seven
+    assert drawn(loader(Shots(range(25)), seed=4, pack=pack), 15) != one
+
+
+def test_reading_can_begin_at_any_batch() -> None:
+    everything = drawn(loader(Shots(range(25)), seed=3), 16)
+    assert everything[1][1] == 1 and everything[-1][0] > 1  # several batches a group, several groups
+    for start, (group, number, _) in enumerate(everything[:12]):
+        assert drawn(loader(Shots(range(25)), seed=3), 4, group, number) == everything[start : start + 4]
+
+
+def test_after_the_last_batch_of_a_group_comes_the_next_group() -> None:
+    everything = drawn(loader(Shots(range(25))), 12)
+    first = sum(group == 0 for group, _, _ in everything)
+    assert drawn(loader(Shots(range(25))), 3, 0, first) == everything[first : first + 3]
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 25, 64])
+def test_epochs_are_permutations_across_group_boundaries(count: int) -> None:
+    batches = loader(Shots(range(count)))
+    groups = -(-4 * count // batches.group_size)
+    indices = [index for group in range(groups) for index in batches.indices(group)]
+    epochs = [indices[n * count : (n + 1) * count] for n in range(4)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert count < 10 or len({tuple(epoch) for epoch in epochs}) == 4  # each in an order of its own
+
+
+def test_the_seed_decides_the_order() -> None:
+    one, again, other = (loader(Shots(range(25)), seed=seed).indices(0) for seed in (1, 1, 2))
+    assert one == again != other
+
+
+def test_groups_may_be_asked_for_in_any_order() -> None:
+    groups = [5, 0, 3, 3, 1]
+    batches, fresh = loader(Shots(range(25))), [loader(Shots(range(25))) for _ in groups]
+    assert [batches.indices(n) for n in groups] == [one.indices(n) for one, n in zip(fresh, groups, strict=True)]
+
+
+def test_a_group_is_an_epoch_at_most() -> None:
+    assert [loader(Shots(range(count))).group_size for count in (1, 9, 10, 11)] == [1, 9, 10, 10]
+
+
+def test_groups_know_their_epoch() -> None:
+    batches = loader(Shots(range(25)))
+    assert len(batches) == 25
+    assert [batches.epoch(group) for group in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
+
+
+def test_a_group_holds_the_documents_of_its_indices() -> None:
+    batches = loader(Shots(range(25)))
+    for group, texts in enumerate(told(batches, 5)):
+        assert sorted(texts) == sorted(str(index) for index in batches.indices(group))
+
+
+def test_sources_follow_one_another() -> None:
+    batches = loader(Shots([0, 1, 2]), Shots([3]), Shots([4, 5]))
+    assert [says(batches.read(index)[0]) for index in range(6)] == list("012345")
+
+
+def test_other_indices_than_those_to_keep_never_appear() -> None:
+    keep = np.array([1, 4, 5, 12, 20])
+    batches = loader(Shots(range(12)), Shots(range(12, 23)), keep=keep)
+    assert len(batches) == 5
+    assert [sorted(map(int, texts)) for texts in told(batches, 4)] == [keep.tolist()] * 4
+
+
+@pytest.mark.parametrize("wanted", [5, 1000])
+def test_held_out_documents_are_never_trained_on(tmp_path: Path, wanted: int) -> None:
+    for n in range(31):
+        Image.new("RGB", (4, 4), (n * 8, 0, 0)).save(tmp_path / f"{n}.png")
+    split = open_split(DataArgs(data=[str(tmp_path)]), seed=1, heldout=wanted)
+    assert split.train_indices is not None and split.heldout_indices is not None
+    everything = [*split.train_indices, *split.heldout_indices]
+    assert len(split.heldout_indices) == min(wanted, 4) and sorted(everything) == list(range(31))
+    batches = loader(*split.train, keep=split.train_indices)
+    trained = {index for group in range(20) for index in batches.indices(group)}
+    assert trained == set(split.train_indices.tolist())
+
+
+def test_endless_sources_are_read_index_by_index() -> None:
+    batches = loader(PlateSource(1))
+    assert (batches.indices(0), batches.indices(3)) == (list(range(10)), list(range(30, 40)))
+    assert batches.epoch(99) == 0
+    with pytest.raises(TypeError, match="no length"):
+        len(batches)
+    with pytest.raises(PixWordError, match="endless source cannot be mixed"):
+        loader(PlateSource(1), Shots([1]))
+
+
+def test_closing_ends_the_threads() -> None:
+    drawn(loader(Shots(range(25)), threads=4), 2)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def encode(*parts: str | Picture, captioned: bool = False, skips: SkipLog | None = None) -> list[Document]:
+    return Encoder(shape(), TOKENIZER, skips or SkipLog())(parts, captioned)
+
+
+def test_documents_are_marked_and_closed() -> None:
+    (document,) = encode("12", Shot(0), "3")
+    one, two, three = TOKENIZER.encode("123")
+    assert document.elements.tolist() == [BOS, one, two, IMAGE, *[WINDOW] * 4, END_IMAGE, three]
+    assert document.closed
+
+
+def test_a_caption_is_dropped_with_its_bad_image_and_running_text_keeps_its_words() -> None:
+    bad = Shot(1, bad="torn")
+    assert encode(bad, "1", captioned=True) == []
+    (document,) = encode("2", bad, "3", Shot(4), "5")
+    assert says(document) == "235" and len(document.images) == 1
+    assert [says(one) for one in encode("2", bad)] == ["2"]
+
+
+@pytest.mark.parametrize("parts", [[], [""], ["", ""], [Shot(1, bad="torn")]])
+def test_nothing_to_learn_from_is_no_document(parts: list[str | Picture]) -> None:
+    assert encode(*parts) == []
+
+
+def test_texts_are_left_out_without_a_tokenizer() -> None:
+    (document,) = Encoder(shape(vocab_size=6), None, SkipLog())(["12", Shot(0)])
+    assert document.elements.tolist() == [BOS, IMAGE, *[WINDOW] * 4, END_IMAGE]
+
+
+def test_long_documents_are_split() -> None:
+    pieces = encode("1" * 35, Shot(0), "2" * 60)
+    assert "".join(map(says, pieces)) == "1" * 35 + "2" * 60
+    assert max(map(len, pieces)) <= 40 and [len(piece.images) for piece in pieces] == [0, 1, 0]
+
+
+# --- files that are left out ------------------------------------------------------------------------------------------
+
+
+def test_bad_files_are_named_once_with_their_reason(tmp_path: Path) -> None:
+    skips = SkipLog(tmp_path / "skipped.jsonl")
+    batches = loader(Shots(range(12), bad=[3, 8]), skips=skips)
+    texts = {text for group in told(batches, 6) for text in group}
+    assert texts == {str(n) for n in range(12) if n not in (3, 8)}
+    lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sorted(lines, key=str) == [{"file": f"{n}.png", "reason": "torn"} for n in (3, 8)]
+    assert skips.count == 2
+
+
+def test_too_many_bad_images_are_an_error(tmp_path: Path) -> None:
+    skips = SkipLog(tmp_path / "skipped.jsonl")
+    for n in range(20):
+        skips.tried(f"{n}.png")
+        skips.tried(f"{n}.png")  # a second epoch counts nothing twice
+    skips.skip("3.png", "torn")
+    skips.check(0.05)
+    skips.skip("4.png", "empty")
+    with pytest.raises(PixWordError, match=r"^2 of 20 images are bad, .*0\.05: the first is 3\.png: torn; .*skipped"):
+        skips.check(0.05)
+    skips.check(0.1)
+
+
+def test_files_that_never_were_images_do_not_count_as_bad(tmp_path: Path) -> None:
+    skips = SkipLog(tmp_path / "skipped.jsonl")
+    for _ in range(2):
+        skips.skip("notes.pdf", "not an image", bad=False)
+    assert skips.count == 0 and skips.first() == ""
+    skips.check(0.0)
+    assert (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").count("notes.pdf") == 1
+
+
+@pytest.mark.parametrize("count", [1, 9, 30])
+def test_data_without_a_single_good_document_is_an_error(count: int) -> None:
+    with pytest.raises(PixWordError, match=rf"^none of the {count} documents can be used: the first is \d+.png: torn$"):
+        next(loader(Shots(range(count), bad=range(count)), threads=1).batches())
+
+
+def test_a_single_good_document_is_enough() -> None:
+    stream = loader(Shots(range(60), bad=range(59))).batches()
+    assert {says(rows[0][0]) for _, _, rows in itertools.islice(stream, 4)} == {"59"}
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def seen(cache: TokenCache | None, shot: Shot, **changes: Any) -> ImageTokens:
+    image = Encoder(shape(**changes), TOKENIZER, SkipLog(), cache).image(shot)
+    assert image is not None
+    return image
+
+
+def same(one: ImageTokens, two: ImageTokens) -> bool:
+    arrays = np.array_equal(one.windows, two.windows) and np.array_equal(one.lengths, two.lengths)
+    return arrays and (one.height, one.width) == (two.height, two.width)
+
+
+@pytest.mark.parametrize("f", [1, 16, 256])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16), (3, 16)])
+def test_an_image_is_decoded_once(tmp_path: Path, f: int, size: tuple[int, int]) -> None:
+    args, shot = {"fold_factor": f}, Shot(1, key="a", size=size)
+    fresh = seen(None, Shot(1, size=size), **args)
+    for _ in range(3):
+        assert same(seen(TokenCache(tmp_path, shape(**args)), shot, **args), fresh)
+    assert shot.reads == 1
+
+
+@pytest.mark.parametrize("changes", [{"fold_factor": 32}, {"image_size": 12}, {"window_size": 8}])
+def test_other_shapes_and_other_files_have_entries_of_their_own(tmp_path: Path, changes: dict[str, int]) -> None:
+    shot, other = Shot(1, key="a", size=(7, 9)), Shot(2, key="b", size=(7, 9))
+    seen(TokenCache(tmp_path, shape()), shot)
+    assert same(
+        seen(TokenCache(tmp_path, shape(**changes)), shot, **changes), seen(None, Shot(1, size=(7, 9)), **changes)
+    )
+    assert shot.reads == 2
+    assert not same(seen(TokenCache(tmp_path, shape()), other), seen(None, Shot(1, size=(7, 9))))
+
+
+def test_what_does_not_touch_images_shares_their_entries(tmp_path: Path) -> None:
+    shot, changes = Shot(1, key="a"), {"vocab_size": 6, "num_layers": 2, "max_seq_len": 99}
+    seen(TokenCache(tmp_path, shape()), shot)
+    seen(TokenCache(tmp_path, shape(**changes)), shot, **changes)
+    assert shot.reads == 1
+
+
+@pytest.mark.parametrize("size", [0, 3, 40, 128, 130, -2])
+def test_files_cut_short_are_decoded_again_and_mended(tmp_path: Path, size: int) -> None:
+    cache, shot = TokenCache(tmp_path, shape()), Shot(1, key="a")
+    fresh = seen(cache, shot)
+    (file,) = tmp_path.rglob("*.npy")
+    file.write_bytes(file.read_bytes()[:size])
+    assert same(seen(cache, shot), fresh) and same(seen(cache, shot), fresh)
+    assert shot.reads == 2
+
+
+def test_bad_images_and_images_without_a_key_are_not_kept(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path, shape())
+    seen(cache, Shot(1))
+    assert Encoder(shape(), TOKENIZER, SkipLog(), cache).image(Shot(2, bad="torn", key="b")) is None
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_files_appear_whole_even_when_threads_keep_the_same_image(tmp_path: Path) -> None:
+    cache, image = TokenCache(tmp_path, shape()), seen(None, Shot(1, size=(16, 16)))
+    failures: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            for _ in range(150):
+                cache.put("a", image)
+                found = cache.get("a")
+                assert found is not None and same(found, image)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=keep) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".npy"]  # no draft is left
+
+
+def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PixWordError, match=r"^--cache .*file: (File exists|Not a directory)"):
+        TokenCache(tmp_path / "file", shape())

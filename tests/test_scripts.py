@@ -1,0 +1,170 @@
+"""The scripts run from start to end, shortened, and `make_plates.py` writes what it says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlx_pixword as pw
+from mlx_pixword.data.plates import HEIGHT, WIDTH, is_reserved
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SHORT = [
+    "--image-size", "32", "--window-size", "4", "--hidden-size", "16", "--num-heads", "2", "--num-kv-heads", "1",
+    "--num-layers", "1", "--image-layers", "1", "--intermediate-size", "16", "--max-seq-len", "128", "--fold-factor",
+    "64", "--batch-tokens", "128", "--accumulate", "1", "--group-size", "8", "--eval-documents", "4", "--steps", "3",
+]  # fmt: skip
+
+
+def run(script: str, *arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a folder, with the interpreter of the tests."""
+    command = ["bash"] if script.endswith(".sh") else [sys.executable]
+    return subprocess.run(
+        [*command, str(SCRIPTS / script), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, **environment}, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder of six pictures and a text, with a space in its name."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    (folder / "notes.md").write_text("no image")
+    for n in range(6):
+        image = Image.fromarray(rng.integers(0, 256, (12 + n, 20, 3), dtype=np.uint8))
+        image.save(folder / f"{n}.{'png' if n % 2 else 'JPG'}", "PNG" if n % 2 else "JPEG")
+    return folder
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_pretrain_plates(tmp_path: Path) -> None:
+    environment = {"OUT": "out/first run", "COUNT": "5"}
+    result = run("pretrain_plates.sh", *SHORT, folder=tmp_path, **environment)
+    assert result.returncode == 0, result.stderr
+    scores = json.loads(result.stdout.splitlines()[-1])
+    assert (scores["documents"], scores["read"]) == (5, 5)
+    assert pw.load(tmp_path / "out/first run/final")[0].args.hidden_size == 16
+    assert "preset: tiny" in (tmp_path / "out/first run/config.yaml").read_text()
+    again = run("pretrain_plates.sh", *SHORT, "--steps", "4", "--resume", folder=tmp_path, **environment)
+    assert again.returncode == 0, again.stderr
+    assert "step-3" in again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["read"] == 5
+
+
+def test_pretrain_folder_and_generate(photos: Path, tmp_path: Path) -> None:
+    environment = {"OUT": str(tmp_path / "run"), "CACHE": str(tmp_path / "cache")}
+    result = run("pretrain_folder.sh", photos, *SHORT, folder=tmp_path, **environment)
+    assert result.returncode == 0, result.stderr
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "preset: upw-120m" in config
+    assert "steps: 3" in config
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 6
+
+    result = run("generate.sh", tmp_path / "run" / "final", photos, "--max-tokens", 2, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["0.JPG", "1.png", "2.JPG", "3.png", "4.JPG", "5.png"]
+    assert all(set(line) == {"image", "text"} for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("pretrain_folder.sh", [], "usage: bash"),
+        ("pretrain_folder.sh", ["--steps", "3"], "usage: bash"),
+        ("pretrain_folder.sh", ["nowhere"], "nowhere"),
+        ("pretrain_plates.sh", ["--wrong"], "--wrong"),
+        ("generate.sh", ["model"], "usage: bash"),
+        ("generate.sh", ["model", "."], "error: . holds no images"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, script: str, arguments: list[str], words: str) -> None:
+    result = run(script, *arguments, folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.sh")))
+def test_shell_scripts_suit_the_bash_of_macos(script: str) -> None:
+    text = (SCRIPTS / script).read_text()
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in code
+    assert re.search(r"^# usage: bash scripts/" + script, text, re.MULTILINE)
+    newer = (
+        r"mapfile|readarray|declare -[An]|local -n|\|&|&>>|\$\{\w+(,|\^)|;;&|coproc|\$\{\w+@|\[-1\]|sort -z|readlink -f"
+    )
+    assert not re.search(newer, code)  # bash 3.2 has none of these
+    assert '"$@"' not in code.replace('${1+"$@"}', "")  # `set -u` of older versions stops at an empty "$@"
+
+
+# --- make_plates.py ---------------------------------------------------------------------------------------------------
+
+
+def plates(folder: Path) -> list[tuple[Path, str]]:
+    lines = (folder / "labels.jsonl").read_text().splitlines()
+    return [(folder / record["image"], record["caption"]) for record in map(json.loads, lines)]
+
+
+def test_plates_are_reserved_strings_with_labels(tmp_path: Path) -> None:
+    result = run("make_plates.py", "--count", 40, "--out", "plates", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    pairs = plates(tmp_path / "plates")
+    files = {path.name for path in (tmp_path / "plates").iterdir()} - {"labels.jsonl"}
+    assert len(pairs) == len(files) == 40
+    assert {path.name for path, _ in pairs} == files
+    assert all(is_reserved(text) and re.fullmatch(r"\d{2,3}", text) for _, text in pairs)
+    for path, _ in pairs:
+        with Image.open(path) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (WIDTH, HEIGHT))
+
+
+def test_labels_are_what_the_files_show(tmp_path: Path) -> None:
+    from mlx_pixword.data.plates import PlateSource
+
+    assert run("make_plates.py", "--count", 8, "--seed", 3, "--out", "plates", folder=tmp_path).returncode == 0
+    source = PlateSource(3, reserved=True)
+    for n, (path, text) in enumerate(plates(tmp_path / "plates")):
+        assert text == source.plate(n).text
+        with Image.open(path) as image:
+            assert np.array_equal(np.asarray(image), source.plate(n).draw())
+
+
+def test_options_change_the_plates(tmp_path: Path) -> None:
+    for name, arguments in {"a": [], "b": ["--seed", "2"], "c": ["--colors", "random"], "d": ["--training"]}.items():
+        assert run("make_plates.py", "--count", 20, "--out", name, *arguments, folder=tmp_path).returncode == 0
+    texts = {name: [text for _, text in plates(tmp_path / name)] for name in "abcd"}
+    assert texts["a"] != texts["b"]
+    assert not any(map(is_reserved, texts["d"]))
+    assert (tmp_path / "a" / "00000.png").read_bytes() != (tmp_path / "c" / "00000.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "full"], "--out full holds something already"),
+        (["--out", "file"], "--out file holds something already"),
+        (["--count", "0"], "--count must be positive"),
+        (["--seed", "-1"], "--seed not negative"),
+        (["--colors", "none"], "--colors"),
+    ],
+)
+def test_plates_are_refused_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept.txt").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    result = run("make_plates.py", *arguments, folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert words in line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "kept.txt"]

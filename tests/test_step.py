@@ -1,0 +1,125 @@
+"""One optimiser step: accumulation, streams, compilation and recomputation change nothing; settings count."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_pixword.batch import Batch, collate
+from mlx_pixword.data.loader import Encoder, SkipLog
+from mlx_pixword.data.plates import PlateSource
+from mlx_pixword.model import PixWordModel
+from mlx_pixword.tokenizer import train_tokenizer
+from mlx_pixword.training import step as step_module
+from mlx_pixword.training.optimizer import is_hidden_matrix, make_optimizer, make_schedule, zero_output_projections
+from mlx_pixword.training.settings import TrainArgs
+from mlx_pixword.training.step import make_step
+
+Build = Callable[..., PixWordModel]
+TOKENIZER = train_tokenizer(["0 1 2 3 4 5 6 7 8 9"], 300)
+
+
+def batches(model: PixWordModel, split: int) -> list[Batch]:
+    """The same eight plates as ``split`` micro-batches."""
+    encoder, source = Encoder(model.args, TOKENIZER, SkipLog()), PlateSource()
+    rows = [encoder(source.parts(n)) for n in range(8)]
+    a = model.args
+    return [collate(rows[n::split], a.vocab_size, a.num_pix, a.window_size) for n in range(split)]
+
+
+def trained(build: Build, split: int = 1, steps: int = 3, **settings: Any) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Weights and losses after a few steps on the same plates."""
+    mx.random.seed(1)
+    model = build(vocab_size=TOKENIZER.vocab_size)
+    args = TrainArgs(**{"steps": 10, "optimizer": "muon", "accumulate": split} | settings)
+    optimizer = make_optimizer(args)
+    step, losses = make_step(model, optimizer, args), []
+    for _ in range(steps):
+        sums, norm = step(batches(model, split))
+        mx.eval(model.state, optimizer.state, sums, norm)
+        losses.append((sums.word_nats / sums.words).item())
+    return {name: np.array(w) for name, w in dict(tree_flatten(model.parameters())).items()}, losses
+
+
+@pytest.mark.parametrize(
+    ("split", "settings"),
+    [(4, {}), (4, {"streams": 1}), (2, {"streams": 2}), (1, {"grad_checkpoint": True}), (1, {"compile": "on"}),
+     (2, {"compile": "on"})],
+)  # fmt: skip
+def test_how_a_step_is_computed_changes_nothing(small_model: Build, split: int, settings: dict[str, Any]) -> None:
+    expected, expected_losses = trained(small_model)
+    weights, losses = trained(small_model, split, **settings)
+    assert losses == pytest.approx(expected_losses, rel=1e-5)
+    for name, weight in expected.items():
+        assert np.abs(weights[name] - weight).max() < 2e-4, name
+
+
+def test_compilation_without_a_compiler_falls_back_with_a_notice(
+    small_model: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(step_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(step_module.sys, "platform", "linux")
+    _, losses = trained(small_model, steps=1, compile="on")
+    assert np.isfinite(losses).all()
+    assert capsys.readouterr().err.count("needs g++") == 1
+
+
+def test_losses_fall_with_both_optimizers(small_model: Build) -> None:
+    for optimizer in ("adamw", "muon"):
+        _, losses = trained(small_model, steps=8, optimizer=optimizer, learning_rate=0.01, warmup=0)
+        assert losses[-1] < 0.8 * losses[0]
+
+
+def test_weights_of_the_parts_matter(small_model: Build) -> None:
+    plain, _ = trained(small_model)
+    for settings in ({"word_weight": 9.0}, {"boundary_weight": 0.0}):
+        changed, _ = trained(small_model, **settings)
+        assert any(np.abs(changed[name] - plain[name]).max() > 1e-6 for name in plain)
+
+
+def test_clipping_bounds_the_gradient_of_plain_descent(small_model: Build) -> None:
+    """The reported norm is the one before clipping, so it does not depend on the limit."""
+    norms = []
+    for limit in (1e-3, 1e3):
+        mx.random.seed(1)
+        model = small_model(vocab_size=TOKENIZER.vocab_size)
+        args = TrainArgs(steps=10, clip_norm=limit)
+        step = make_step(model, make_optimizer(args), args)
+        norms.append(step(batches(model, 1))[1].item())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_learning_rate_warms_up_and_decays(schedule: str) -> None:
+    rate = make_schedule(0.5, TrainArgs(steps=100, warmup=10, schedule=schedule, final_fraction=0.1))
+    rates = [float(rate(mx.array(n))) for n in range(101)]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(0.5) == rates[10]
+    assert rates[100] == pytest.approx(0.05, abs=1e-6)
+    assert all(a >= b - 1e-7 for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_a_short_run_still_warms_up_and_ends_low() -> None:
+    rate = make_schedule(1.0, TrainArgs(steps=3, warmup=100))
+    assert float(rate(mx.array(0))) == pytest.approx(1.0)  # a tenth of three steps is none
+    assert float(rate(mx.array(3))) < 0.05
+
+
+def test_zero_outputs_make_layers_the_identity(small_model: Build) -> None:
+    model = small_model(factored_colors=True)
+    zero_output_projections(model)
+    x = mx.random.normal((1, 5, 32))
+    rotary = mx.zeros((2, 5, 4))
+    assert mx.array_equal(model.layers[0](x, rotary, "causal"), x)
+    assert not np.array(model.logits(x)).any()
+
+
+def test_muon_takes_the_hidden_matrices_and_nothing_else(small_model: Build) -> None:
+    names = dict(tree_flatten(small_model(factored_colors=True).parameters()))
+    hidden = {name for name in names if is_hidden_matrix(name)}
+    assert len(hidden) == 4 * 7  # four layers of seven projections
+    assert not any(word in name for name in hidden for word in ("norm", "embed", "head", "factors"))
