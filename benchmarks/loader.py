@@ -68,7 +68,7 @@ class LoaderBenchArgs:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and, on the last line, the JSON."""
-    args = parse(LoaderBenchArgs, "loader", argv)
+    args = parse(LoaderBenchArgs, "benchmarks/loader.py", argv)
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.data or make_photos(Path(scratch) / "photos", args.made_images)
         speeds = measure(folder, Path(scratch) / "cache", args)

@@ -20,8 +20,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(cls: type[Settings], prog: str, argv: Sequence[str] | None, *, required: Sequence[str] = ()) -> Settings:
-    """Read the settings ``cls`` from a command line; the docstring of ``cls`` is the help's description."""
-    parser = Parser(prog=f"python -m mlx_pixword.{prog}", description=cls.__doc__, allow_abbrev=False)
+    """Read the settings ``cls`` from a command line.
+
+    Args:
+        cls: a settings dataclass; its docstring is the help's description.
+        prog: what follows ``python`` on the command line.
+        argv: the arguments, or None for those of the process.
+        required: names of settings that must be given.
+    """
+    parser = Parser(prog=f"python {prog}", description=cls.__doc__, allow_abbrev=False)
     add_arguments(parser, cls, required=required)
     return build(cls, vars(parser.parse_args(argv)), where="command line")
 

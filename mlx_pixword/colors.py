@@ -78,6 +78,20 @@ def unfold_colors(tokens: Array, fold_factor: int) -> Array:
     return (fold_factor * level + (fold_factor - 1) // 2).astype(xp.uint8)
 
 
+def color_features(fold_factor: int) -> np.ndarray:
+    """Smooth features of every folded colour: float32 ``[K, 27]``.
+
+    Per channel ``u`` in -1..1: ``u``, and ``sin`` and ``cos`` of ``u pi/2 {0.5, 1, 2, 4}``.
+    """
+    levels = num_levels(fold_factor)
+    tokens = np.arange(levels**3)
+    channels = np.stack([tokens % levels, tokens // levels % levels, tokens // levels**2], axis=-1)
+    u = 2 * channels / max(1, levels - 1) - 1  # [K, 3]
+    angle = u[..., None] * np.pi / 2 * np.array([0.5, 1, 2, 4])  # [K, 3, 4]
+    features = np.concatenate([u[..., None], np.sin(angle), np.cos(angle)], axis=-1)
+    return features.reshape(len(tokens), -1).astype(np.float32)
+
+
 def _int32(array: Array) -> Array:
     """The same numbers as int32: a fold factor of 256 does not fit uint8."""
     return array.astype(mx.int32) if isinstance(array, mx.array) else array.astype(np.int32)

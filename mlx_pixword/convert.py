@@ -246,7 +246,7 @@ def convert(settings: ConvertSettings) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: parse, convert, print where the model is."""
-    settings = parse(ConvertSettings, "convert", argv, required=("upw", "heads", "out"))
+    settings = parse(ConvertSettings, "-m mlx_pixword.convert", argv, required=("upw", "heads", "out"))
     print(f"wrote {convert(settings)}")
 
 

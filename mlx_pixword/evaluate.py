@@ -47,7 +47,7 @@ class EvaluateArgs:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table and the line of JSON."""
-    result = evaluate(parse(EvaluateArgs, "evaluate", argv, required=("model", "data")))
+    result = evaluate(parse(EvaluateArgs, "-m mlx_pixword.evaluate", argv, required=("model", "data")))
     width = max(map(len, result))
     for name, value in result.items():
         print(f"{name:<{width}}  {_show(value)}")

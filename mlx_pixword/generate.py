@@ -44,7 +44,7 @@ class GenerateArgs(SampleArgs):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read images with a model."""
-    args = parse(GenerateArgs, "generate", argv, required=("model",))
+    args = parse(GenerateArgs, "-m mlx_pixword.generate", argv, required=("model",))
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     if not args.image and not prompt:
         raise PixWordError("nothing to go on from: give --image FILE, --prompt TEXT or both")
@@ -55,13 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .hub import load  # --help answers at once
 
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
-    images = {path: read_image(path, processor) for path in args.image}
-    if args.each and len(args.image):
-        _read_each(model, processor, args, prompt, images)
+    if args.each and args.image:
+        _read_each(model, processor, args, prompt)
     elif args.jsonl:
-        _print_json(args.image, _generate(model, processor, _fill(parts, images), args))
+        _print_json(args.image, _generate(model, processor, _fill(parts, processor), args))
     else:
-        _stream(model, processor, _fill(parts, images), args)
+        _stream(model, processor, _fill(parts, processor), args)
 
 
 def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
@@ -83,13 +82,13 @@ def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
     return [part for part in parts if part != ""]
 
 
-def read_image(path: str, processor: "Processor") -> "ImageTokens":
+def read_image(path: Path, processor: "Processor") -> "ImageTokens":
     """Decode and fold an image file; raises `PixWordError` with its name."""
     from .images import decode_image
     from .processor import tokens_of
 
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             return tokens_of(decode_image(file, processor.args.image_size), processor.args)
     except BadImage as error:
         raise PixWordError(f"--image {path}: {error}") from error
@@ -97,8 +96,8 @@ def read_image(path: str, processor: "Processor") -> "ImageTokens":
         raise PixWordError(f"--image {path}: {error.strerror}") from error
 
 
-def _fill(parts: Sequence["str | Path"], images: "dict[str, ImageTokens]") -> list["Part"]:
-    return [images[str(part)] if isinstance(part, Path) else part for part in parts]
+def _fill(parts: Sequence["str | Path"], processor: "Processor") -> list["Part"]:
+    return [read_image(part, processor) if isinstance(part, Path) else part for part in parts]
 
 
 def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> None:
@@ -124,15 +123,13 @@ def _generate(model: "PixWordModel", processor: "Processor", parts: list["Part"]
     return generate_text(model, processor, parts, **args.sample_args())
 
 
-def _read_each(
-    model: "PixWordModel", processor: "Processor", args: GenerateArgs, prompt: str, images: "dict[str, ImageTokens]"
-) -> None:
+def _read_each(model: "PixWordModel", processor: "Processor", args: GenerateArgs, prompt: str) -> None:
     from .generation import generate_batch
 
     start = time.perf_counter()
     for n in range(0, len(args.image), BATCH):
         paths = args.image[n : n + BATCH]
-        batch = processor.batch([_fill(arrange(prompt, [path]), images) for path in paths])
+        batch = processor.batch([_fill(arrange(prompt, [path]), processor) for path in paths])
         for path, text in zip(paths, generate_batch(model, processor, batch, **args.sample_args()), strict=True):
             if args.jsonl:
                 _print_json([path], text)
@@ -153,7 +150,7 @@ def _print_json(paths: Sequence[str], text: str) -> None:
 def _peak() -> str:
     import mlx.core as mx
 
-    return f"peak memory {mx.get_peak_memory() / 1e9:.2f} GB"
+    return f"peak memory {mx.get_peak_memory() / 1e6:,.0f} MB"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .batch import Batch
-from .colors import num_levels, num_pix_tokens
+from .colors import color_features, num_levels, num_pix_tokens
 from .errors import PixWordError
 from .settings import build, setting
 from .windows import check_geometry
@@ -243,20 +243,6 @@ def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:
 
 
 # ------------------------------------------------------------------------------------------------- tables
-
-
-def color_features(fold_factor: int) -> np.ndarray:
-    """Smooth features of every folded colour: float32 ``[K, 27]``.
-
-    Per channel ``u`` in -1..1: ``u``, and ``sin`` and ``cos`` of ``u pi/2 {0.5, 1, 2, 4}``.
-    """
-    levels = num_levels(fold_factor)
-    tokens = np.arange(levels**3)
-    channels = np.stack([tokens % levels, tokens // levels % levels, tokens // levels**2], axis=-1)
-    u = 2 * channels / max(1, levels - 1) - 1  # [K, 3]
-    angle = u[..., None] * np.pi / 2 * np.array([0.5, 1, 2, 4])  # [K, 3, 4]
-    features = np.concatenate([u[..., None], np.sin(angle), np.cos(angle)], axis=-1)
-    return features.reshape(len(tokens), -1).astype(np.float32)
 
 
 class Table(nn.Module):

@@ -44,18 +44,20 @@ def num_windows(height: int, width: int, window_size: int) -> int:
     return -(-height // window_size) * -(-width // window_size)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def window_order(height: int, width: int, window_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Window order of an image's pixels: windows row-major, pixels row-major inside a window.
 
     Returns:
-        ``order`` int64 ``[h * w]``, the flat pixel index at each place of window order, and ``lengths`` int32
+        ``order`` int32 ``[h * w]``, the flat pixel index at each place of window order, and ``lengths`` int32
         ``[N]``, the valid pixels of each window (fewer than ``P`` only at the right and bottom edges).
         Both are cached and read-only.
     """
     columns = -(-width // window_size)
     window = (np.arange(height) // window_size)[:, None] * columns + np.arange(width) // window_size  # [h, w]
-    order = np.argsort(window.ravel(), kind="stable")  # stable: row-major order survives inside a window
+    order = np.argsort(window.ravel(), kind="stable").astype(
+        np.int32
+    )  # stable: row-major order survives inside a window
     lengths = np.bincount(window.ravel()).astype(np.int32)
     order.flags.writeable = lengths.flags.writeable = False
     return order, lengths

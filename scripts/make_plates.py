@@ -30,7 +30,7 @@ class PlatesArgs:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the plates."""
-    args = parse(PlatesArgs, "make_plates", argv)
+    args = parse(PlatesArgs, "scripts/make_plates.py", argv)
     if args.count < 1 or args.seed < 0:
         raise PixWordError(f"--count must be positive and --seed not negative, got {args.count} and {args.seed}")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):

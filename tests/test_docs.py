@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import numpy as np
 import pytest
 
 import mlx_pixword as pw
-from mlx_pixword.colors import num_pix_tokens
+from mlx_pixword.colors import color_features, num_pix_tokens
 from mlx_pixword.config import PRESETS, make_config
-from mlx_pixword.model import ModelArgs, PixWordModel, color_features, inverse_frequencies, num_parameters
+from mlx_pixword.model import ModelArgs, PixWordModel, inverse_frequencies, num_parameters
 from mlx_pixword.windows import num_windows
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page for folder in (".", "docs", "examples", "benchmarks") for page in (ROOT / folder).glob("*.md"))
 COMMANDED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = r"(?:\S*/)?python[\d.]*"
 SHELLS = ("", "bash", "sh", "shell", "console", "text")
 MODEL_PAGE = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
 MODEL_TEXT = " ".join(MODEL_PAGE.split())  # line breaks gone, for patterns
@@ -250,15 +252,18 @@ def commands(text: str) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", fenced.sub("", text)) if " --" in code]
     for line in lines:
-        if re.search(r"python[\d.]* (-m mlx_pixword|\S+\.py)", line) and not line.lstrip().startswith("#"):
-            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
-            end = next((n for n, word in enumerate(words) if re.fullmatch(r"\||&&|;|\d?>+\S*|<", word)), len(words))
-            yield words[:end]
+        if re.search(rf"{PYTHON} ", line):
+            lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            for separator, group in groupby(lexer, key=lambda word: bool(re.fullmatch(r"[|&;<>]+", word))):
+                words = ["1" if re.fullmatch(r"[A-Z][A-Z_]*", word) else word for word in group]  # FILE, N, ...
+                if not separator and re.search(rf"{PYTHON} (-m mlx_pixword|\S+\.py)", " ".join(words)):
+                    yield words
 
 
 def load_main(words: list[str]) -> tuple[Any, list[str]]:
     """The ``main`` of a command and its arguments."""
-    at = next(n for n, word in enumerate(words) if re.fullmatch(r"(\S*/)?python[\d.]*", word)) + 1
+    at = next(n for n, word in enumerate(words) if re.fullmatch(PYTHON, word)) + 1
     if words[at] == "-m":
         return importlib.import_module(words[at + 1]).main, words[at + 2 :]
     spec = importlib.util.spec_from_file_location(f"documented_{Path(words[at]).stem}", ROOT / words[at])
@@ -298,7 +303,7 @@ def test_the_check_of_commands_finds_mistakes(capsys: pytest.CaptureFixture[str]
 ```bash
 python -m mlx_pixword.generate --model m \\
     --image a.png --wrong 1 | tail  # a comment
-$ python3 scripts/make_plates.py --count 3 && echo
+$ test -e plates || .venv/bin/python3 scripts/make_plates.py --count N --out "a b" > log.txt && echo
 # python -m mlx_pixword.generate --nothing
 ```
 """
@@ -309,6 +314,6 @@ $ python3 scripts/make_plates.py --count 3 && echo
         main(arguments)
     assert "--wrong" in capsys.readouterr().err
     main, arguments = load_main(second)
-    assert arguments == ["--count", "3"]
+    assert arguments == ["--count", "1", "--out", "a b"]
     with pytest.raises(Parsed):
         main(arguments)

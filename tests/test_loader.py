@@ -331,7 +331,7 @@ def test_what_does_not_touch_images_shares_their_entries(tmp_path: Path) -> None
 def test_files_cut_short_are_decoded_again_and_mended(tmp_path: Path, size: int) -> None:
     cache, shot = TokenCache(tmp_path, shape()), Shot(1, key="a")
     fresh = seen(cache, shot)
-    (file,) = tmp_path.rglob("*.npy")
+    (file,) = tmp_path.rglob("*.windows")
     file.write_bytes(file.read_bytes()[:size])
     assert same(seen(cache, shot), fresh) and same(seen(cache, shot), fresh)
     assert shot.reads == 2
@@ -341,7 +341,7 @@ def test_bad_images_and_images_without_a_key_are_not_kept(tmp_path: Path) -> Non
     cache = TokenCache(tmp_path, shape())
     seen(cache, Shot(1))
     assert Encoder(shape(), TOKENIZER, SkipLog(), cache).image(Shot(2, bad="torn", key="b")) is None
-    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.rglob("*.windows"))
 
 
 def test_files_appear_whole_even_when_threads_keep_the_same_image(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_files_appear_whole_even_when_threads_keep_the_same_image(tmp_path: Path
     for thread in threads:
         thread.join()
     assert not failures
-    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".npy"]  # no draft is left
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".windows"]  # no draft is left
 
 
 def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:

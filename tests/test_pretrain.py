@@ -109,7 +109,7 @@ def test_several_sources_with_cache_and_packing(tmp_path: Path, photos: Path) ->
     flags = ["--data", write_zip(photos), "--data", write_texts(photos), "--images", photos, "--pack"]
     plain = train(tmp_path / "a", *flags)
     cached = [train(tmp_path / name, *flags, "--cache", tmp_path / "cache") for name in ("b", "c")]
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 16
+    assert len(list((tmp_path / "cache").rglob("*.windows"))) == 16
     for metrics in cached:
         assert [m["word_loss"] for m in metrics[:3]] == [m["word_loss"] for m in plain[:3]]
 

@@ -79,6 +79,7 @@ def refused(message: str, cls: type, values: dict[str, Any]) -> None:
         ("folder", Path("a"), Path("a")),
         ("other", None, None),
         ("other", "a", Path("a")),
+        ("share", "3e-4", 3e-4),
         ("paths", "one", ["one"]),
         ("paths", ("one", "two"), ["one", "two"]),
         ("paths", [], []),
@@ -93,7 +94,7 @@ def test_values_take_the_type_of_their_field(name: str, given: Any, kept: Any) -
     ("name", "wrong"),
     [
         ("count", 7.0), ("count", "7"), ("count", True), ("count", None), ("count", [7]),
-        ("share", "0.5"), ("share", True), ("share", None),
+        ("share", "half"), ("share", True), ("share", None),
         ("name", 3), ("name", None), ("kind", 3),
         ("fast", 1), ("fast", "yes"), ("fast", None),
         ("folder", None), ("folder", 3), ("other", 3), ("other", False),
@@ -101,7 +102,7 @@ def test_values_take_the_type_of_their_field(name: str, given: Any, kept: Any) -
     ],
 )  # fmt: skip
 def test_values_of_another_type_are_refused(name: str, wrong: Any) -> None:
-    refused(rf"^here: {name} must be a \w+, got ", Example, {name: wrong})
+    refused(rf"^here: {name} must be (an? \w+|text|true or false), got ", Example, {name: wrong})
 
 
 def test_choices_are_kept_to() -> None:
@@ -277,7 +278,7 @@ def test_a_configuration_comes_back_from_its_flags(preset: str, values: dict[str
         ({"preset": ["tiny"]}, "preset must be one of .*, got "),
         ({"stepz": 3}, "unknown key 'stepz'; known keys are preset, accumulate, "),
         ({"config": "a.yaml"}, "unknown key 'config'"),
-        ({"steps": "many"}, "steps must be a int, got 'many'"),
+        ({"steps": "many"}, "steps must be an integer, got 'many'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got 'sgd'"),
         ({"dtype": "int8"}, "dtype must be one of auto, "),
         ({"plate_colors": "grey"}, "plate_colors must be one of schemes, random"),
@@ -367,11 +368,18 @@ def test_metadata_of_the_hub_and_underscore_keys_are_ignored() -> None:
     [
         ({"hidden": 8}, "unknown key 'hidden'; known keys are dtype, "),
         ({"steps": 8}, "unknown key 'steps'"),
-        ({"hidden_size": 8.0}, "hidden_size must be a int, got 8.0"),
-        ({"qk_norm": 1}, "qk_norm must be a bool, got 1"),
+        ({"hidden_size": 8.0}, "hidden_size must be an integer, got 8.0"),
+        ({"qk_norm": 1}, "qk_norm must be true or false, got 1"),
         ({"dtype": "int8"}, "dtype must be one of auto, "),
     ],
 )
 def test_other_keys_and_wrong_values_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(PixWordError, match=f"^config.json: {message}"):
         ModelArgs.from_dict(config)
+
+
+def test_yaml_means_what_its_writer_meant(tmp_path: Path) -> None:
+    """YAML 1.1 reads `3e-4` as text and `on` as true."""
+    (tmp_path / "run.yaml").write_text("learning_rate: 3e-4\ncompile: on\n")
+    config = make_config(read_yaml(tmp_path / "run.yaml"))
+    assert (config.train.learning_rate, config.train.compile) == (3e-4, "on")

@@ -1,6 +1,7 @@
 """Folded images on disk: decoded once, memory-mapped in every later epoch.
 
-A file holds ``[height, width, tokens in window order ...]`` and is named by what it was made from.
+A file holds ``height, width`` and the windows ``[N, P]``, padding included, as uint16 or int32; its name is a hash of
+what it was made from.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import numpy as np
 from ..batch import ImageTokens
 from ..errors import PixWordError
 from ..model import ModelArgs
-from ..windows import num_windows, valid_pixels, window_order
+from ..windows import num_windows, window_order
 
 VERSION = 1  # of the files' contents; a new number leaves old files unread
 
@@ -24,7 +25,7 @@ class TokenCache:
     def __init__(self, directory: Path, args: ModelArgs) -> None:
         self._directory, self._args = directory, args
         self._salt = f"{VERSION}|{args.fold_factor}|{args.image_size}|{args.window_size}"
-        self._dtype = np.uint16 if args.num_pix <= 2**16 else np.int32
+        self._dtype = np.uint16 if args.num_pix < 2**16 else np.int32
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -32,26 +33,26 @@ class TokenCache:
 
     def _path(self, key: str) -> Path:
         digest = hashlib.sha256(f"{self._salt}|{key}".encode()).hexdigest()
-        return self._directory / digest[:2] / f"{digest}.npy"
+        return self._directory / digest[:2] / f"{digest}.windows"
 
     def get(self, key: str) -> ImageTokens | None:
         """The image, or None if it is not there."""
         try:
-            stored = np.load(self._path(key), mmap_mode="r")
-        except (FileNotFoundError, ValueError, EOFError):  # absent, or cut short by a full disk: decode again
+            stored = np.memmap(self._path(key), self._dtype, "r")
+        except (FileNotFoundError, ValueError):  # absent, or cut short by a full disk: decode again
             return None
-        height, width = int(stored[0]), int(stored[1])
-        window_size, lengths = self._args.window_size, window_order(height, width, self._args.window_size)[1]
-        windows = np.full((num_windows(height, width, window_size), window_size**2), self._args.num_pix, np.int32)
-        windows[valid_pixels(lengths, window_size)] = stored[2:]
-        return ImageTokens(windows, lengths, height, width)
+        window_size = self._args.window_size
+        height, width = (int(size) for size in stored[:2]) if len(stored) > 2 else (0, 0)
+        shape = (num_windows(height, width, window_size), window_size**2)
+        if len(stored) != 2 + shape[0] * shape[1] or not height:
+            return None
+        windows = stored[2:].reshape(shape).astype(np.int32)
+        return ImageTokens(windows, window_order(height, width, window_size)[1], height, width)
 
     def put(self, key: str, image: ImageTokens) -> None:
         """Keep an image; readers see the whole file or none."""
         path = self._path(key)
-        tokens = image.windows[valid_pixels(image.lengths, self._args.window_size)]
         path.parent.mkdir(exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.{get_ident()}.tmp")  # threads may keep the same image at once
-        with draft.open("wb") as file:
-            np.save(file, np.concatenate([[image.height, image.width], tokens]).astype(self._dtype))
+        np.concatenate([[image.height, image.width], image.windows.ravel()]).astype(self._dtype).tofile(draft)
         os.replace(draft, path)

@@ -22,6 +22,8 @@ from .base import Picture, Source
 from .cache import TokenCache
 from .pack import Row, plan_batches
 
+LOOKAHEAD = 64  # documents that are decoded ahead at the least, so that small groups keep the threads busy
+
 
 class SkipLog:
     """Names every file that is left out, once, with its reason; counts the share of images that are bad."""
@@ -180,7 +182,7 @@ class Loader:
             ahead: deque[list[Future[list[Document]]]] = deque()
             try:
                 while True:
-                    while len(ahead) < 2:
+                    while len(ahead) < max(2, -(-LOOKAHEAD // self.group_size)):
                         ahead.append([pool.submit(self.read, i) for i in self.indices(group + len(ahead))])
                     documents = [piece for future in ahead.popleft() for piece in future.result()]
                     unused = 0 if documents else unused + self.group_size

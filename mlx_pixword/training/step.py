@@ -12,10 +12,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from ..batch import Batch
 from ..cli import notice
+from ..errors import PixWordError
 from ..losses import LossSums, boundary_sums, weighted_loss
 from ..model import PixWordModel
 from .settings import TrainArgs
@@ -30,6 +31,8 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
         ``step(batches)``: updates the model with the gradient of all micro-batches together and returns the sums of
         the objective and the gradient's norm before clipping; nothing is evaluated yet.
     """
+    if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
+        raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
     gradient = nn.value_and_grad(model, _objective(model, args))
 
     def update(grads: Any) -> mx.array:

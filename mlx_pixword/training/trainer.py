@@ -64,6 +64,8 @@ def pretrain(config: RunConfig) -> Path:
                 evaluate_run(run, after.step, reporter)
             if done or after.step % config.train.save_every == 0:
                 save_checkpoint(folder / "checkpoints", after, run.model, run.optimizer)
+    if run.skips.count:
+        notice(f"skipped  {run.skips.count} bad images, named in {folder / 'skipped.jsonl'}")
     run.skips.check(config.data.max_bad)
     final = _finish(run)
     notice(f"trained {config.train.steps} steps in {_clock(time.perf_counter() - start)}; model: {final}")

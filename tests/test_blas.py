@@ -1,0 +1,65 @@
+"""OpenBLAS is loaded before MLX where that helps, and one line says what is missing where it cannot be."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from mlx_pixword import _blas
+
+
+@pytest.fixture
+def bare_linux(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A Linux machine without a GPU, without MLX in the process and without any OpenBLAS."""
+    monkeypatch.setattr(_blas.sys, "platform", "linux")
+    monkeypatch.setattr(_blas, "loaded_openblas", lambda: None)
+    monkeypatch.setattr(_blas, "_has_cuda", lambda: False)
+    monkeypatch.setattr(_blas, "LIBRARIES", ("libsurely-not-there.so",))
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    return monkeypatch
+
+
+def test_a_missing_openblas_is_one_line_with_what_to_install(bare_linux: pytest.MonkeyPatch) -> None:
+    advice = _blas.load_openblas()
+    assert advice is not None
+    assert "apt-get install libopenblas0" in advice
+    assert "\n" not in advice
+
+
+def test_mlx_imported_first_is_one_line(bare_linux: pytest.MonkeyPatch) -> None:
+    bare_linux.setitem(sys.modules, "mlx.core", ctypes)
+    assert "import mlx_pixword first" in str(_blas.load_openblas())
+
+
+def test_the_first_library_found_is_loaded_for_all(bare_linux: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[str, int]] = []
+
+    def load(name: str, mode: int) -> None:
+        if name == "absent.so":
+            raise OSError(name)
+        loaded.append((name, mode))
+
+    bare_linux.setattr(_blas, "LIBRARIES", ("absent.so", "found.so", "later.so"))
+    bare_linux.setattr(_blas.ctypes, "CDLL", load)
+    assert _blas.load_openblas() is None
+    assert loaded == [("found.so", ctypes.RTLD_GLOBAL)]
+
+
+@pytest.mark.parametrize("change", ["darwin", "cuda", "loaded"])
+def test_nothing_is_done_where_nothing_helps(bare_linux: pytest.MonkeyPatch, change: str) -> None:
+    if change == "darwin":
+        bare_linux.setattr(_blas.sys, "platform", "darwin")
+    elif change == "cuda":
+        bare_linux.setattr(_blas, "_has_cuda", lambda: True)
+    else:
+        bare_linux.setattr(_blas, "loaded_openblas", lambda: "/usr/lib/libopenblas.so.0")
+    assert _blas.load_openblas() is None
+
+
+def test_a_program_that_imports_mlx_first_is_told_at_most_once() -> None:
+    code = "import mlx.core, mlx_pixword, mlx_pixword.model; mlx_pixword.load"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = 1 if sys.platform == "linux" and not _blas._has_cuda() else 0
+    assert done.stderr.count("import mlx_pixword first") == expected
+    assert done.stdout == ""
