@@ -180,6 +180,14 @@ def test_bad_images_are_skipped_named_and_counted(tmp_path: Path, photos: Path) 
     assert metrics[-1]["skipped"] == 1  # a foreign file is named and is no bad image
 
 
+def test_a_resumed_run_names_a_bad_image_once(tmp_path: Path, photos: Path) -> None:
+    (photos / "broken.png").write_bytes(b"nothing")
+    flags = ["--data", photos, "--max-bad", 0.5, "--eval-documents", 0]
+    train(tmp_path / "run", *flags, steps=2)
+    train(tmp_path / "run", *flags, "--resume", steps=4)
+    assert len((tmp_path / "run/skipped.jsonl").read_text().splitlines()) == 1
+
+
 def test_too_many_bad_images_end_the_run(tmp_path: Path, photos: Path) -> None:
     for n in range(4):
         (photos / f"broken{n}.jpg").write_bytes(b"\xff\xd8\xff nothing")
@@ -206,6 +214,8 @@ def test_too_many_bad_images_end_the_run(tmp_path: Path, photos: Path) -> None:
         (["--config", "{tmp}/a.yaml"], "unknown key 'stepz'"),
         (["--config", "{tmp}/absent.yaml"], "absent.yaml"),
         (["--out", "{tmp}"], "--resume or choose another folder"),
+        (["--out", "{tmp}/a.yaml"], "is a file"),
+        (["--report-to", " ,wandb"], "--report-to"),
         (["--report-to", "carrier-pigeon"], "carrier-pigeon"),
         (["--preset", "huge"], "--preset"),
         (["--nonsense", "1"], "--nonsense"),

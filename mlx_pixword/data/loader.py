@@ -30,6 +30,8 @@ class SkipLog:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path, self._lock = path, Lock()
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self._named = {json.loads(line)["file"] for line in lines}  # by the run that is resumed
         self._tried: set[int] = set()
         self._bad: dict[str, str] = {}
 
@@ -43,7 +45,7 @@ class SkipLog:
             if name in self._bad:
                 return
             self._bad[name] = reason if bad else ""
-            if self._path is not None:
+            if self._path is not None and name not in self._named:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"file": name, "reason": reason}) + "\n")
 

@@ -26,7 +26,7 @@ class Reporter:
 
     def __init__(self, folder: Path, total: int, done: int, report_to: list[str], config: Mapping[str, Any]) -> None:
         self._folder = folder
-        self._writers = [_open_writer(name, folder, config) for name in report_to]
+        self._writers: list[Any] = [_SERVICES[name][1](folder, config) for name in services(report_to)]
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def __enter__(self) -> "Reporter":
@@ -82,8 +82,9 @@ class _Wandb:
 _SERVICES = {"tensorboard": ("tensorboardX", _Tensorboard), "wandb": ("wandb", _Wandb)}
 
 
-def check_services(names: list[str]) -> None:
-    """Raise `PixWordError` for a service that is unknown or not installed."""
+def services(report_to: list[str]) -> list[str]:
+    """Names of ``--report-to``, split at commas; one that is unknown or not installed raises `PixWordError`."""
+    names = [name.strip() for entry in report_to for name in entry.split(",")]
     for name in names:
         if name not in _SERVICES:
             raise PixWordError(f"--report-to takes {', '.join(_SERVICES)}, got {name!r}")
@@ -91,10 +92,7 @@ def check_services(names: list[str]) -> None:
             raise PixWordError(
                 f"--report-to {name}: {_SERVICES[name][0]} is not installed; pip install {_SERVICES[name][0]}"
             )
-
-
-def _open_writer(name: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    return _SERVICES[name][1](folder, config)
+    return names
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

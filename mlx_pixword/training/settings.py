@@ -35,7 +35,7 @@ class TrainArgs:
     eval_documents: int = setting(256, "held-out documents, at most a tenth of the data")
     sample_images: int = setting(16, "held-out images that samples/ shows")
     save_every: int = setting(500, "steps between checkpoints")
-    report_to: list[str] = setting([], "also report to tensorboard or wandb, if installed", metavar="NAME")
+    report_to: list[str] = setting([], "also report to tensorboard, wandb or both, if installed", metavar="NAMES")
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "streams", "log_every", "eval_every", "save_every"):

@@ -25,7 +25,7 @@ from ..processor import Processor
 from ..tokenizer import Tokenizer
 from .checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from .optimizer import make_optimizer, zero_output_projections
-from .report import Reporter, check_services, keep_metrics, plot_losses
+from .report import Reporter, keep_metrics, plot_losses, services
 from .samples import LossMeter, draw_page, heldout_documents, mean_losses, read_documents, readable
 from .step import make_step, prepare_streams
 
@@ -51,7 +51,7 @@ def pretrain(config: RunConfig) -> Path:
         PixWordError: the run folder is taken, the data cannot be used, or too many images are bad.
     """
     folder = _claim_folder(config)
-    check_services(config.train.report_to)
+    services(config.train.report_to)  # a name that cannot be served ends the run before it begins
     prepare_streams(config.train)
     run = _build(config, folder)
     position = _restore(run)
@@ -77,6 +77,8 @@ def pretrain(config: RunConfig) -> Path:
 
 def _claim_folder(config: RunConfig) -> Path:
     folder = config.train.out
+    if folder.exists() and not folder.is_dir():
+        raise PixWordError(f"--out {folder} is a file; choose a folder")
     if not config.train.resume and folder.exists() and any(folder.iterdir()):
         raise PixWordError(f"--out {folder} holds a run already; go on with --resume or choose another folder")
     if config.train.resume and not (folder / "config.yaml").exists():
