@@ -15,20 +15,42 @@ if TYPE_CHECKING:
     from .errors import PixWordError
     from .generation import generate_text, stream_generate
     from .hub import load, save_model
+    from .likelihood import LogLikelihood, log_likelihood
     from .model import ModelArgs, PixWordModel
     from .processor import Processor
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Batch": "batch", "fold_colors": "colors", "unfold_colors": "colors", "PixWordError": "errors",
-    "generate_text": "generation", "stream_generate": "generation", "load": "hub", "save_model": "hub",
-    "ModelArgs": "model", "PixWordModel": "model", "Processor": "processor",
-}  # fmt: skip
+    "Batch": "batch",
+    "LogLikelihood": "likelihood",
+    "ModelArgs": "model",
+    "PixWordError": "errors",
+    "PixWordModel": "model",
+    "Processor": "processor",
+    "fold_colors": "colors",
+    "generate_text": "generation",
+    "load": "hub",
+    "log_likelihood": "likelihood",
+    "save_model": "hub",
+    "stream_generate": "generation",
+    "unfold_colors": "colors",
+}
 __all__ = [
-    "Batch", "ModelArgs", "PixWordError", "PixWordModel", "Processor", "fold_colors", "generate_text", "load",
-    "save_model", "stream_generate", "unfold_colors",
-]  # fmt: skip
+    "Batch",
+    "LogLikelihood",
+    "ModelArgs",
+    "PixWordError",
+    "PixWordModel",
+    "Processor",
+    "fold_colors",
+    "generate_text",
+    "load",
+    "log_likelihood",
+    "save_model",
+    "stream_generate",
+    "unfold_colors",
+]
 
 if _advice := load_openblas():
     print(f"mlx_pixword: {_advice}", file=sys.stderr)

@@ -5,7 +5,7 @@ P  pixels a window    V  words    K  pix tokens
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import mlx.core as mx
 import numpy as np
@@ -72,7 +72,12 @@ class Batch:
         positions: int32 ``[B, L]``, counted from 0 in each document.
         windows: int32 ``[U, P]``, distinct windows, padded with K.
         lengths: int32 ``[U]``, valid pixels a window, at least 1.
+        reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then the drawn ones.
         segments: int32 ``[B, L]``, the document of an element within its row, or None when a row is one document.
+        query_places: int32 ``[B, Q]``, the element whose window a drawn pixel belongs to; None without drawn pixels.
+        query_states: int32 ``[B, Q]``, where its state lies among the ``U (1 + M)`` reads.
+        query_targets: int32 ``[B, Q]``, the unified id of the next pixel.
+        query_weights: float32 ``[B, Q]``, ``(P_n - 1) / m_n``, or 0 for padding.
         documents: the documents row by row, for reading results back.
     """
 
@@ -81,18 +86,26 @@ class Batch:
     positions: mx.array
     windows: mx.array
     lengths: mx.array
+    reads: mx.array
     segments: mx.array | None = None
+    query_places: mx.array | None = None
+    query_states: mx.array | None = None
+    query_targets: mx.array | None = None
+    query_weights: mx.array | None = None
     documents: tuple[tuple[Document, ...], ...] = ()
 
     def arrays(self) -> dict[str, mx.array]:
         """The arrays alone, as a compiled function takes them."""
-        names = ("elements", "targets", "positions", "windows", "lengths", "segments")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in values if isinstance(value, mx.array)}
 
     @property
     def num_targets(self) -> int:
-        """Supervised elements: the batch's share of Z."""
-        return sum(len(d) - (not d.closed) for row in self.documents for d in row)
+        """The batch's share of Z: words and boundary pixels, and every other pixel where some are drawn."""
+        targets = sum(len(d) - (not d.closed) for row in self.documents for d in row)
+        images = [image for row in self.documents for d in row for image in d.images]
+        dense = sum(image.height * image.width - len(image.lengths) for image in images)
+        return targets + (dense if self.query_places is not None else 0)
 
     @property
     def num_tokens(self) -> int:
@@ -166,7 +179,14 @@ def bucket(size: int, minimum: int = 8) -> int:
 
 
 def collate(
-    rows: Sequence[Sequence[Document]], num_words: int, num_pix: int, window_size: int, *, exact: bool = False
+    rows: Sequence[Sequence[Document]],
+    num_words: int,
+    num_pix: int,
+    window_size: int,
+    *,
+    exact: bool = False,
+    pixel_queries: int = 0,
+    seed: Sequence[int] = (0,),
 ) -> Batch:
     """Lay rows of documents out as arrays; distinct windows are kept once (DESIGN: exact saving 3).
 
@@ -175,15 +195,16 @@ def collate(
         num_words, num_pix: ``V`` and ``K``.
         window_size: ``w``.
         exact: keep the sizes as they are, instead of padding L and U to a bucket.
+        pixel_queries: ``M``, pixels drawn a window besides its first one (dense objective).
+        seed: of the draws, with the document's number in the batch.
     """
     round_up = (lambda n: max(1, n)) if exact else bucket
-    length = round_up(max(sum(map(len, row)) for row in rows))
-    shape = (len(rows), length)
+    shape = (len(rows), round_up(max(sum(map(len, row)) for row in rows)))
     elements, targets = np.full(shape, PAD, np.int32), np.full(shape, NO_TARGET, np.int32)
     positions, segments = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
-    windows, lengths, which = _distinct_windows(
-        [i for row in rows for d in row for i in d.images], num_pix, window_size, round_up
-    )
+    images = [image for row in rows for d in row for image in d.images]
+    drawn = _draw(rows, min(pixel_queries, window_size**2 - 1), seed)
+    windows, lengths, reads, which = _distinct_windows(images, drawn, num_pix, window_size, round_up)
     used = 0
     for b, row in enumerate(rows):
         start = 0
@@ -195,26 +216,78 @@ def collate(
             elements[b, place], targets[b, place] = ids, document.targets(num_words)
             positions[b, place], segments[b, place] = np.arange(len(document)), n
     packed = any(len(row) > 1 for row in rows)
-    return Batch(
-        mx.array(elements),
-        mx.array(targets),
-        mx.array(positions),
-        mx.array(windows),
-        mx.array(lengths),
-        mx.array(segments) if packed else None,
-        tuple(tuple(row) for row in rows),
-    )
+    arrays = {"elements": elements, "targets": targets, "positions": positions, "windows": windows, "lengths": lengths}
+    arrays |= {"reads": reads} | ({"segments": segments} if packed else {})
+    if drawn.shape[1] and len(drawn):
+        arrays |= _queries(elements, num_words, images, drawn, which)
+    return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
 
 
-def _distinct_windows(images, num_pix, window_size, round_up):  # type: ignore[no-untyped-def]
-    """``windows [U, P]``, ``lengths [U]`` and, for each window in reading order, its ``u``."""
-    if not images:
-        return np.full((1, window_size**2), num_pix, np.int32), np.ones(1, np.int32), np.empty(0, np.int32)
-    every = np.concatenate([image.windows for image in images])  # [sum N, P]; padding tells the lengths apart
-    keys = np.ascontiguousarray(every).view(np.dtype((np.void, every.dtype.itemsize * every.shape[1]))).ravel()
+def draw_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixel offsets to predict from, ``min(M, P_n - 1)`` distinct ones a window, uniformly without replacement.
+
+    Args:
+        lengths: ``[N]``, valid pixels a window.
+        count: ``M``.
+        rng: of the draws.
+
+    Returns:
+        int32 ``[N, M]``, ascending, -1 after the last one; offset ``j`` predicts pixel ``j + 1``.
+    """
+    most = max(int(lengths.max(initial=1)) - 1, count)
+    order = rng.random((len(lengths), most))
+    order[np.arange(most) >= lengths[:, None] - 1] = 2  # no pixel follows these
+    chosen = np.argsort(order, axis=1)[:, :count]
+    chosen[np.take_along_axis(order, chosen, axis=1) == 2] = most  # sorts behind all others
+    chosen.sort(axis=1)
+    return np.where(chosen < most, chosen, -1).astype(np.int32)
+
+
+def _draw(rows: Sequence[Sequence[Document]], count: int, seed: Sequence[int]) -> np.ndarray:
+    """Offsets of all windows in reading order, ``[sum N, M]``; each document draws with a key of its own."""
+    drawn = [np.empty((0, count), np.int32)]
+    for number, document in enumerate(d for row in rows for d in row):
+        if document.images:
+            rng = np.random.default_rng((*seed, number)) if count else np.random.default_rng(0)
+            drawn.append(draw_offsets(np.concatenate([image.lengths for image in document.images]), count, rng))
+    return np.concatenate(drawn)
+
+
+def _distinct_windows(images, drawn, num_pix, window_size, round_up):  # type: ignore[no-untyped-def]
+    """``windows [U, P]``, ``lengths [U]``, ``reads [U, 1 + M]`` and, for each window in reading order, its ``u``."""
+    every = np.concatenate([np.empty((0, window_size**2), np.int32), *(image.windows for image in images)])
+    counts = np.concatenate([np.empty(0, np.int32), *(image.lengths for image in images)])
+    keys = np.ascontiguousarray(np.concatenate([every, drawn], axis=1))  # padding tells the lengths apart
+    keys = keys.view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1]))).ravel()
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     size = round_up(len(first))
     windows, lengths = np.full((size, window_size**2), num_pix, np.int32), np.ones(size, np.int32)
-    windows[: len(first)] = every[first]
-    lengths[: len(first)] = np.concatenate([image.lengths for image in images])[first]
-    return windows, lengths, which.astype(np.int32)
+    windows[: len(first)], lengths[: len(first)] = every[first], counts[first]
+    offsets = np.zeros((size, drawn.shape[1]), np.int32)
+    offsets[: len(first)] = np.maximum(drawn[first], 0)
+    return windows, lengths, np.concatenate([lengths[:, None] - 1, offsets], axis=1), which.astype(np.int32)
+
+
+def _queries(
+    elements: np.ndarray, num_words: int, images: Sequence[ImageTokens], drawn: np.ndarray, which: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The arrays of the drawn pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0."""
+    count = drawn.shape[1]
+    row, place = np.nonzero(elements >= num_words)  # every window, in reading order
+    slot = np.arange(len(row)) - np.searchsorted(row, row)  # number of the window in its row
+    shape = (len(elements), (int(slot.max()) + 1) * count)
+    next_pixel = np.take_along_axis(np.concatenate([image.windows for image in images]), drawn.clip(0) + 1, axis=1)
+    lengths = np.concatenate([image.lengths for image in images])
+    weights = (drawn >= 0) * ((lengths - 1) / np.maximum(1, (drawn >= 0).sum(1)))[:, None]
+    values = {
+        "query_places": np.repeat(place[:, None], count, axis=1),
+        "query_states": which[:, None] * (1 + count) + 1 + np.arange(count),
+        "query_targets": np.where(drawn >= 0, num_words + next_pixel, NO_TARGET),
+        "query_weights": weights,
+    }
+    arrays = {}
+    for name, value in values.items():
+        arrays[name] = np.zeros(shape, np.float32 if name == "query_weights" else np.int32)
+        arrays[name][row[:, None], slot[:, None] * count + np.arange(count)] = value
+    arrays["query_targets"][arrays["query_weights"] == 0] = NO_TARGET
+    return arrays

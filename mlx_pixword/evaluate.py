@@ -58,8 +58,10 @@ def evaluate(args: EvaluateArgs) -> Scores:
     """Measure a model.
 
     Returns:
-        ``documents`` and ``skipped``; ``word_loss`` and ``boundary_loss`` in nats a target; ``word_perplexity``;
-        where images have text, ``read``, ``exact_match`` and ``cer`` as fractions with Wilson 95% intervals.
+        ``documents`` and ``skipped``; ``word_loss`` and ``boundary_loss`` in nats a target; ``word_perplexity``; of a
+        model trained with drawn pixels, ``bits_per_dimension`` in the folded space and
+        ``bits_per_dimension_8bit_bound``, an upper bound for 8-bit images (folded + log2 f); where images have text,
+        ``read``, ``exact_match`` and ``cer`` as fractions with Wilson 95% intervals.
 
     Raises:
         PixWordError: no model or data, too many bad images, or nothing that can be used.
@@ -67,14 +69,20 @@ def evaluate(args: EvaluateArgs) -> Scores:
     from .data.loader import Encoder, SkipLog
     from .data.sources import open_source
     from .hub import load
+    from .likelihood import score_document
     from .training.samples import LossMeter, read_documents, readable
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    nats, pixels = 0.0, 0
     skips, meter, count, pairs = SkipLog(), LossMeter(model, args.batch_tokens), 0, list[tuple[str, str]]()
     for documents in _chunks(sources, Encoder(processor.args, processor.tokenizer, skips), args.limit):
         count += len(documents)
         meter.add(documents)
+        if model.pixel_queries:
+            scores = [score_document(model, document)[1] for document in documents]
+            nats -= sum(float(score.sum(dtype=float)) for score in scores)
+            pixels += sum(map(len, scores))
         if processor.tokenizer is not None:
             pairs += read_documents(model, processor, readable(documents))
     skips.check(args.max_bad)
@@ -84,6 +92,10 @@ def evaluate(args: EvaluateArgs) -> Scores:
     result: Scores = {"documents": count, "skipped": skips.count, **losses}
     if "word_loss" in losses:
         result["word_perplexity"] = math.exp(min(losses["word_loss"], 700.0))
+    if pixels:
+        bits = nats / (3 * math.log(2) * pixels)
+        bound = bits + math.log2(processor.args.fold_factor)
+        result |= {"pixels": pixels, "bits_per_dimension": bits, "bits_per_dimension_8bit_bound": bound}
     return result | reading_scores(pairs)
 
 

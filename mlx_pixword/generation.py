@@ -133,7 +133,7 @@ def _chooser(num_words: int, args: SampleArgs) -> Any:
     """``choose(history, logits [B, V + K]) -> words [B]``."""
     from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
-    sampler = make_sampler(args.temp, args.top_p if args.top_p < 1 else 0.0, args.min_p, top_k=args.top_k)
+    sampler = make_sampler(args.temperature(0.0), args.top_p if args.top_p < 1 else 0.0, args.min_p, top_k=args.top_k)
     penalize = make_logits_processors(
         repetition_penalty=args.repetition_penalty if args.repetition_penalty != 1 else None
     )

@@ -16,6 +16,7 @@ from .processor import Processor
 from .tokenizer import Tokenizer, load_tokenizer
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
+TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
 SHARD_BYTES = 5 * 10**9
 
 
@@ -38,6 +39,7 @@ def load(
     folder = _locate(path_or_repo, revision)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
     model = PixWordModel(ModelArgs.from_dict(config))
+    model.pixel_queries = config.get(TRAINED_QUERIES, 0)
     _load_weights(model, folder)
     files = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
     return model, Processor(model.args, load_tokenizer(files[0]) if files else None)
@@ -57,7 +59,8 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     draft.mkdir()
     try:
         weights, args = model.plain_weights()
-        (draft / "config.json").write_text(json.dumps({"model_type": "pixword", **args.to_dict()}, indent=2) + "\n")
+        config = {"model_type": "pixword", TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         _save_weights(weights, draft)
         if tokenizer is not None:
             (draft / tokenizer.filename).write_bytes(tokenizer.contents)

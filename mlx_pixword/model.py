@@ -3,6 +3,7 @@
 B  rows of a batch             L  elements a row: words and windows      D  hidden size
 U  distinct windows            P  pixels a window, w * w                 R  pixels of a window that are read out
 H  query heads (G key heads)   d  head size, D / H                       V, K  word and pix tokens
+Q  drawn pixels of a row: predicted besides the windows' first pixels
 
 Source: Leung & Wang, arXiv 2605.14028. The read-out, the table projection and the distinct windows are exact
 savings: the same function for less work. `exact_savings = False` runs the plain path, which the tests compare.
@@ -10,7 +11,6 @@ savings: the same function for less work. `exact_savings = False` runs the plain
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +21,8 @@ from mlx.utils import tree_flatten
 from .batch import Batch
 from .colors import color_features, num_levels, num_pix_tokens
 from .errors import PixWordError
+from .kernels.conditional_attention import conditional_attention
+from .rotary import rotary_table, rotate
 from .settings import build, setting
 from .windows import check_geometry
 
@@ -95,37 +97,6 @@ class ModelArgs:
         return asdict(self)
 
 
-# ---------------------------------------------------------------------------------------------- positions
-
-
-@lru_cache(maxsize=8)
-def inverse_frequencies(head_size: int, theta: float) -> np.ndarray:
-    """Rotary frequencies, radians a position, with Llama-3.1 scaling; float64 ``[d / 2]``.
-
-    ``theta^(-2i/d)``, divided by 8 where the wavelength exceeds 8192 positions, unchanged where it is below
-    8192 / 4, and blended linearly in between (arXiv 2407.21783).
-    """
-    frequency = theta ** (-np.arange(0, head_size, 2) / head_size)
-    factor, low, high, context = 8.0, 1.0, 4.0, 8192
-    blend = np.clip((context * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
-    return frequency * ((1 - blend) / factor + blend)
-
-
-@lru_cache(maxsize=8)
-def rotary_table(length: int, head_size: int, theta: float) -> np.ndarray:
-    """Cosine and sine of every angle, computed in float64: float32 ``[2, length, d / 2]``."""
-    angle = np.arange(length)[:, None] * inverse_frequencies(head_size, theta)
-    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
-
-
-def rotate(x: mx.array, rotary: mx.array) -> mx.array:
-    """RoPE on interleaved pairs: ``x [..., d]`` by ``rotary [2, ..., d / 2]`` (cosine, sine), in float32."""
-    cos, sin = rotary[0], rotary[1]
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    return mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
-
-
 # ------------------------------------------------------------------------------------------------- layers
 
 
@@ -151,7 +122,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(args.hidden_size, args.num_kv_heads * size)
         self.v_proj = Linear(args.hidden_size, args.num_kv_heads * size)
         self.o_proj = Linear(args.num_heads * size, args.hidden_size)
-        self._args = args
+        self._args, self._scale = args, size**-0.5
 
     def queries(self, x: mx.array) -> mx.array:
         """``[..., L, D]`` to ``[..., L, H d]``, before RoPE."""
@@ -185,8 +156,24 @@ class Attention(nn.Module):
         q, k, v = rotate(self.split_heads(q), q_rotary), rotate(self.split_heads(k), k_rotary), self.split_heads(v)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._args.head_size**-0.5, mask=mask)
-        return self.o_proj(y.swapaxes(1, 2).flatten(-2))  # [B, Lq, H d] -> [B, Lq, D]
+        return self._join_heads(mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask))
+
+    def conditional(
+        self,
+        queries: tuple[mx.array, mx.array, mx.array],
+        prefix: tuple[mx.array, mx.array],
+        q_rotary: mx.array,
+        k_rotary: mx.array,
+        visible: mx.array,
+    ) -> mx.array:
+        """Drawn pixels: ``queries [B, Q, n d]`` over ``prefix [B, L, G d]`` and themselves, to ``[B, Q, D]``."""
+        q, k, v = (self.split_heads(x) for x in queries)
+        keys, values = (self.split_heads(x) for x in prefix)
+        q, k, keys = rotate(q, q_rotary), rotate(k, q_rotary), rotate(keys, k_rotary)
+        return self._join_heads(conditional_attention(q, k, v, keys, values, visible, self._scale))
+
+    def _join_heads(self, y: mx.array) -> mx.array:
+        return self.o_proj(y.swapaxes(1, 2).flatten(-2))  # [B, H, Lq, d] -> [B, Lq, H d] -> [B, Lq, D]
 
 
 class FeedForward(nn.Module):
@@ -226,6 +213,17 @@ class Layer(nn.Module):
         """The layer on projected inputs (see `Attention`): ``x [B, Lq, D]`` to ``[B, Lq, D]``."""
         return self._recomputed(self._combine)(x, *attention_inputs)
 
+    def conditioned(self, x: mx.array, z: mx.array, *attention_inputs: Any) -> tuple[mx.array, mx.array]:
+        """The layer for a sequence ``x [B, L, D]`` and for drawn pixels ``z [B, Q, D]`` that are conditioned on it."""
+        return self._recomputed(self._conditioned)(x, z, *attention_inputs)
+
+    def _conditioned(
+        self, x: mx.array, z: mx.array, rotary: mx.array, z_rotary: mx.array, mask: mx.array | str, visible: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        q, k, v = self.project(x)
+        z = z + self.attention.conditional(self.project(z), (k, v), z_rotary, rotary, visible)
+        return self._combine(x, q, k, v, rotary, rotary, mask), z + self.ffn(rms_norm(self.ffn_norm, z))
+
     def _whole(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any) -> mx.array:
         return self._combine(x, *self.project(x), rotary, rotary, mask, cache)
 
@@ -233,7 +231,7 @@ class Layer(nn.Module):
         x = x + self.attention(*attention_inputs)
         return x + self.ffn(rms_norm(self.ffn_norm, x))
 
-    def _recomputed(self, function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def _recomputed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return nn.utils.checkpoint(self, function) if self.recompute else function
 
 
@@ -296,6 +294,14 @@ class ImageBlock(nn.Module):
             x = layer(x, rotary, "causal") if qkv is None else layer.combine(x, *qkv, rotary, rotary, "causal")
         return mx.take_along_axis(x, reads[..., None], axis=1)
 
+    def step(self, embeddings: mx.array, offset: int, caches: list[Any]) -> mx.array:
+        """State of one more pixel of an open window: ``embeddings [N, D]`` to ``[N, 1, D]``; a cache a layer."""
+        table = rotary_table(self._args.window_size**2, self._args.head_size, self._args.rope_theta)
+        x, rotary = embeddings[:, None].astype(self._args.compute_dtype), mx.array(table[:, offset : offset + 1])
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer(x, rotary, None, cache)
+        return x
+
     def _gather(self, embeddings: mx.array, windows: mx.array, project_table: bool) -> tuple[mx.array, Any]:
         """Embeddings ``[U, P, D]``; q, k, v of the first layer too when it is cheaper to project the table."""
         dtype = self._args.compute_dtype
@@ -344,6 +350,7 @@ class PixWordModel(nn.Module):
         self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
         self.head = Table(rows, args.hidden_size, features, 0.02)
         self._args = args
+        self.pixel_queries = 0  # drawn pixels a window in training; 0: pixels inside windows were never predicted
 
     @property
     def args(self) -> ModelArgs:
@@ -351,12 +358,40 @@ class PixWordModel(nn.Module):
 
     def __call__(self, batch: Batch, cache: list[Any] | None = None, *, exact_savings: bool = True) -> mx.array:
         """Logits of the next element, float32 ``[B, L, V + K]``; ``cache`` keeps keys and values for `extend`."""
-        states = self.image_block(batch.windows, batch.lengths[:, None] - 1, exact_savings)[:, 0]  # [U, D]
+        x = self.embed(batch, self.window_states(batch, exact_savings)[:, 0])
+        return self.logits(self.language(x, batch.positions, sequence_mask(batch), cache))
+
+    def forward(self, batch: Batch, *, exact_savings: bool = True) -> tuple[mx.array, mx.array | None]:
+        """Logits of elements ``[B, L, V + K]`` and of the batch's drawn pixels ``[B, Q, V + K]``, if it has any."""
+        if batch.query_places is None:
+            return self(batch, exact_savings=exact_savings), None
+        states = self.window_states(batch, exact_savings)
+        z = states.reshape(-1, states.shape[-1]).astype(mx.float32)[batch.query_states]  # [B, Q, D]
+        x, z = self.condition(self.embed(batch, states[:, 0]), z, batch.query_places, batch)
+        return self.logits(x), self.logits(z)
+
+    def window_states(self, batch: Batch, exact_savings: bool = True) -> mx.array:
+        """States of each distinct window's last pixel and of its drawn pixels, ``[U, R, D]``."""
+        return self.image_block(batch.windows, batch.reads, exact_savings)
+
+    def embed(self, batch: Batch, states: mx.array) -> mx.array:
+        """Words and window states ``[U, D]`` in reading order, float32 ``[B, L, D]``."""
         table = mx.concatenate([self.embed_words(), states.astype(mx.float32)])  # [V + U, D]
-        mask: Any = "causal"
+        return table[batch.elements]
+
+    def condition(self, x: mx.array, z: mx.array, places: mx.array, batch: Batch) -> tuple[mx.array, mx.array]:
+        """The language block for elements ``x [B, L, D]`` and drawn pixels ``z [B, Q, D]`` at ``places [B, Q]``."""
+        dtype = self._args.compute_dtype
+        rotary, mask = self._rotary(batch.positions), sequence_mask(batch)
+        z_rotary = self._rotary(mx.take_along_axis(batch.positions, places, axis=1))
+        visible = mx.arange(x.shape[1]) < places[..., None]  # [B, Q, L]
         if batch.segments is not None:
-            mask = causal_segments(batch.segments)
-        return self.logits(self.language(table[batch.elements], batch.positions, mask, cache))
+            own = mx.take_along_axis(batch.segments, places, axis=1)
+            visible &= batch.segments[:, None, :] == own[..., None]
+        x, z = x.astype(dtype), z.astype(dtype)
+        for layer in self.layers:
+            x, z = layer.conditioned(x, z, rotary, z_rotary, mask, visible)
+        return rms_norm(self.norm, x), rms_norm(self.norm, z)
 
     def extend(self, words: mx.array, positions: mx.array, cache: list[Any]) -> mx.array:
         """Logits after more words: ``words, positions [B, L]`` continue what ``cache`` holds."""
@@ -366,12 +401,15 @@ class PixWordModel(nn.Module):
 
     def language(self, x: mx.array, positions: mx.array, mask: Any, cache: list[Any] | None = None) -> mx.array:
         """The language block: float32 embeddings ``[B, L, D]`` to normalised states ``[B, L, D]``."""
-        x = x.astype(self._args.compute_dtype)
-        table = mx.array(rotary_table(self._args.max_seq_len, self._args.head_size, self._args.rope_theta))
-        rotary = table[:, positions][:, :, None]  # [2, B, 1, L, d / 2]
+        x, rotary = x.astype(self._args.compute_dtype), self._rotary(positions)
         for layer, layer_cache in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             x = layer(x, rotary, mask, layer_cache)
         return rms_norm(self.norm, x)
+
+    def _rotary(self, positions: mx.array) -> mx.array:
+        """``[B, L]`` to ``[2, B, 1, L, d / 2]``, one for all heads."""
+        table = mx.array(rotary_table(self._args.max_seq_len, self._args.head_size, self._args.rope_theta))
+        return table[:, positions][:, :, None]
 
     def logits(self, x: mx.array) -> mx.array:
         """``[..., D]`` to float32 ``[..., V + K]``."""
@@ -391,6 +429,11 @@ class PixWordModel(nn.Module):
             if isinstance(module, Table) and weights.pop(f"{name}.factors", None) is not None:
                 weights[f"{name}.weight"] = module()
         return weights, replace(self._args, factored_colors=False)
+
+
+def sequence_mask(batch: Batch) -> mx.array | str:
+    """What an element sees: all earlier ones, or in packed rows those of its own document."""
+    return "causal" if batch.segments is None else causal_segments(batch.segments)
 
 
 def causal_segments(segments: mx.array) -> mx.array:

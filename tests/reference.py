@@ -193,7 +193,11 @@ def logits(weights: Weights, cfg: Config, parts: Sequence[Part], positions: str 
         for part in parts
         if len(part)
     ]
-    x = np.concatenate(rows)  # [L, D]
+    return sequence_logits(weights, cfg, np.concatenate(rows))
+
+
+def sequence_logits(weights: Weights, cfg: Config, x: np.ndarray) -> np.ndarray:
+    """The language block and the head on elements that are embedded already: ``[L, D]`` to ``[L, V + K]``."""
     x = layers(weights, "", cfg, x, np.arange(len(x)))
     return linear(weights, "output", rms_norm(x, cfg.eps) * weights["norm.weight"])
 

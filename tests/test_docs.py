@@ -20,7 +20,8 @@ import pytest
 import mlx_pixword as pw
 from mlx_pixword.colors import color_features, num_pix_tokens
 from mlx_pixword.config import PRESETS, make_config
-from mlx_pixword.model import ModelArgs, PixWordModel, inverse_frequencies, num_parameters
+from mlx_pixword.model import ModelArgs, PixWordModel, num_parameters
+from mlx_pixword.rotary import inverse_frequencies
 from mlx_pixword.windows import num_windows
 
 ROOT = Path(__file__).parents[1]

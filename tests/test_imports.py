@@ -16,11 +16,11 @@ PACKAGE = Path(pw.__file__).parent
 ROOT = "__init__"  # the package itself, a window on modules of all levels but the command lines
 ORDER = (  # from the ground up; a module may import those before it, and those of its own starred group
     "errors", "settings", "cli", "_blas",
-    "colors", "windows", "images", "batch",
+    "colors", "windows", "images", "batch", "rotary",
     "kernels.*", "model", "losses",
     "tokenizer", "processor",
     "data.*",
-    "sampling", "cache", "generation", "hub",
+    "sampling", "cache", "likelihood", "generation", "hub",
     "training.settings", "config", "training.*",
     ROOT,
     "pretrain", "generate", "evaluate", "convert", "doctor",

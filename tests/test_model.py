@@ -1,6 +1,7 @@
 """The model: exact savings, batching, packing, number types and factored colours leave its function as it is."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -14,8 +15,9 @@ from mlx_pixword.colors import color_features
 from mlx_pixword.config import make_config
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.losses import boundary_sums, weighted_loss
-from mlx_pixword.model import ModelArgs, PixWordModel, num_parameters, rotary_table, rotate
+from mlx_pixword.model import ModelArgs, PixWordModel, num_parameters
 from mlx_pixword.processor import tokens_of
+from mlx_pixword.rotary import rotary_table, rotate
 from mlx_pixword.training.step import checkpoint_layers
 
 Build = Callable[..., PixWordModel]
@@ -94,8 +96,14 @@ def every_window_apart(batch: Batch, num_words: int) -> Batch:
     which = elements[places] - num_words
     elements[places] = num_words + np.arange(len(which))
     windows, lengths = np.array(batch.windows)[which], np.array(batch.lengths)[which]
-    return Batch(mx.array(elements), batch.targets, batch.positions, mx.array(windows), mx.array(lengths),
-                 batch.segments, batch.documents)  # fmt: skip
+    reads = np.array(batch.reads)[which]
+    return replace(
+        batch,
+        elements=mx.array(elements),
+        windows=mx.array(windows),
+        lengths=mx.array(lengths),
+        reads=mx.array(reads),
+    )
 
 
 def test_distinct_windows_are_exact(small_model: Build, rng: np.random.Generator) -> None:
@@ -259,7 +267,7 @@ def test_loss_parts_are_weighted_as_declared() -> None:
     logits = mx.zeros((1, 4, 8))  # every target costs log 8
     targets = mx.array([[1, 7, NO_TARGET, 6]])  # V = 6: a word and two pixels
     sums = boundary_sums(logits, targets, 6)
-    assert [float(s.item()) for s in sums] == pytest.approx([np.log(8), 1, 2 * np.log(8), 2])
+    assert [float(s.item()) for s in sums] == pytest.approx([np.log(8), 1, 2 * np.log(8), 2, 0, 0])
     assert weighted_loss(sums, mx.array(3.0), 5.0, 0.5).item() == pytest.approx((5 + 0.5 * 2) * np.log(8) / 3)
 
 

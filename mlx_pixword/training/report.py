@@ -119,8 +119,10 @@ def plot_losses(folder: Path) -> Path:
     for name, label, style in (
         ("word_loss", "words, training", "C0-"),
         ("boundary_loss", "boundary pixels, training", "C1-"),
+        ("dense_loss", "all other pixels, training", "C2-"),
         ("heldout_word_loss", "words, held out", "C0o--"),
         ("heldout_boundary_loss", "boundary pixels, held out", "C1o--"),
+        ("heldout_dense_loss", "all other pixels, held out", "C2o--"),
     ):
         points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
         if points:

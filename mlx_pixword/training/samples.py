@@ -10,7 +10,7 @@ from ..batch import Document, collate
 from ..data.loader import Loader
 from ..data.pack import bucket_batches
 from ..generation import generate_batch
-from ..losses import LossSums, boundary_sums
+from ..losses import LossSums, loss_sums
 from ..model import PixWordModel
 from ..processor import Processor
 
@@ -23,28 +23,29 @@ def heldout_documents(loader: Loader, indices: Sequence[int] | np.ndarray) -> li
 
 
 class LossMeter:
-    """Mean losses over any number of documents, unweighted: nats a word and nats a boundary pixel."""
+    """Mean losses over any number of documents, unweighted: nats a word, a boundary pixel and a drawn pixel."""
 
-    def __init__(self, model: PixWordModel, batch_tokens: int) -> None:
-        self._model, self._batch_tokens, self._totals = model, batch_tokens, np.zeros(4)
+    def __init__(self, model: PixWordModel, batch_tokens: int, pixel_queries: int = 0) -> None:
+        self._model, self._batch_tokens, self._pixel_queries = model, batch_tokens, pixel_queries
+        self._totals = np.zeros(6)
 
     def add(self, documents: Sequence[Document]) -> None:
         args = self._model.args
         for rows in bucket_batches([[document] for document in documents], self._batch_tokens):
-            batch = collate(rows, args.vocab_size, args.num_pix, args.window_size)
-            sums = boundary_sums(self._model(batch), batch.targets, args.vocab_size)
+            batch = collate(rows, args.vocab_size, args.num_pix, args.window_size, pixel_queries=self._pixel_queries)
+            sums = loss_sums(*self._model.forward(batch), batch, args.vocab_size)
             self._totals += np.array([value.item() for value in sums])
 
     def means(self) -> dict[str, float]:
-        """``word_loss`` and ``boundary_loss``; a part without targets is left out."""
+        """``word_loss``, ``boundary_loss`` and ``dense_loss``; a part without targets is left out."""
         return mean_losses(self._totals)
 
 
 def mean_losses(sums: Sequence[float] | LossSums | np.ndarray) -> dict[str, float]:
-    """``word_loss`` and ``boundary_loss`` from sums; a part without targets is left out."""
-    word_nats, words, pixel_nats, pixels = (float(value) for value in sums)
-    parts = {"word_loss": (word_nats, words), "boundary_loss": (pixel_nats, pixels)}
-    return {name: nats / count for name, (nats, count) in parts.items() if count}
+    """``word_loss``, ``boundary_loss`` and ``dense_loss`` from sums; a part without targets is left out."""
+    values = [float(value) for value in sums]
+    parts = zip(("word_loss", "boundary_loss", "dense_loss"), values[::2], values[1::2], strict=True)
+    return {name: nats / count for name, nats, count in parts if count}
 
 
 def readable(documents: Sequence[Document]) -> list[Document]:

@@ -27,6 +27,8 @@ class TrainArgs:
     streams: int = setting(2, "on a CPU, streams that micro-batches are dealt out to")
     word_weight: float = setting(1.0, "weight of the words in the loss")
     boundary_weight: float = setting(1.0, "weight of the windows' first pixels in the loss")
+    pixel_queries: int = setting(0, "pixels drawn a window and predicted besides its first; 0 is the paper's objective")
+    dense_weight: float = setting(1.0, "weight of the drawn pixels in the loss")
     zero_init: bool = setting(False, "start with output projections at zero")
     grad_checkpoint: bool = setting(False, "recompute layers in the backward pass to save memory")
     compile: str = setting("auto", "compile the step; auto: on a GPU", choices=("auto", "on", "off"))
@@ -43,7 +45,7 @@ class TrainArgs:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
             *("seed", "warmup", "eval_documents", "sample_images"),
-            *("weight_decay", "word_weight", "boundary_weight", "final_fraction"),
+            *("weight_decay", "word_weight", "boundary_weight", "dense_weight", "pixel_queries", "final_fraction"),
         ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten, tree_map
 from ..batch import Batch
 from ..cli import notice
 from ..errors import PixWordError
-from ..losses import LossSums, boundary_sums, weighted_loss
+from ..losses import LossSums, loss_sums, weighted_loss
 from ..model import PixWordModel
 from .settings import TrainArgs
 
@@ -68,8 +68,8 @@ def _objective(model: PixWordModel, args: TrainArgs) -> Callable[..., tuple[mx.a
 
     def objective(arrays: dict[str, mx.array], normalizer: mx.array) -> tuple[mx.array, LossSums]:
         batch = Batch(**arrays)  # type: ignore[arg-type]
-        sums = boundary_sums(model(batch), batch.targets, model.args.vocab_size)
-        return weighted_loss(sums, normalizer, args.word_weight, args.boundary_weight), sums
+        sums = loss_sums(*model.forward(batch), batch, model.args.vocab_size)
+        return weighted_loss(sums, normalizer, args.word_weight, args.boundary_weight, args.dense_weight), sums
 
     return objective
 

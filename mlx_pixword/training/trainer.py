@@ -109,6 +109,7 @@ def _build(config: RunConfig, folder: Path) -> Run:
             skips.skip(name, reason, bad=False)
     mx.random.seed(config.train.seed)
     model = PixWordModel(args)
+    model.pixel_queries = config.train.pixel_queries
     if config.train.zero_init:
         zero_output_projections(model)
     mx.eval(model.parameters())
@@ -166,7 +167,7 @@ def _steps(run: Run, position: Position, reporter: Reporter) -> Iterator[Positio
     train = run.config.train
     step = make_step(run.model, run.optimizer, train)
     batches = _batches(run, position)
-    window, tokens, since = np.zeros(4), 0, time.perf_counter()
+    window, tokens, since = np.zeros(6), 0, time.perf_counter()
     for number in range(position.step + 1, train.steps + 1):
         micro, group, after = zip(*(next(batches) for _ in range(train.accumulate)), strict=True)
         sums, norm = step(micro)
@@ -184,7 +185,7 @@ def _steps(run: Run, position: Position, reporter: Reporter) -> Iterator[Positio
             }
             reporter.write({"step": number, "epoch": run.loader.epoch(group[-1]), **metrics})
             reporter.show(**_postfix(metrics))
-            window, tokens = np.zeros(4), 0
+            window, tokens = np.zeros(6), 0
         yield Position(number, group[-1], after[-1])
 
 
@@ -195,7 +196,11 @@ def _batches(run: Run, position: Position) -> Iterator[tuple[Batch, int, int]]:
         if epoch is not None and run.loader.epoch(group) != epoch:
             run.skips.check(run.config.data.max_bad)
         epoch = run.loader.epoch(group)
-        yield collate(rows, args.vocab_size, args.num_pix, args.window_size), group, number + 1
+        batch = collate(
+            rows, args.vocab_size, args.num_pix, args.window_size,
+            pixel_queries=run.config.train.pixel_queries, seed=(run.config.train.seed, 3, group, number),
+        )  # fmt: skip
+        yield batch, group, number + 1
 
 
 def _rate(optimizer: optim.Optimizer) -> float:
@@ -203,7 +208,9 @@ def _rate(optimizer: optim.Optimizer) -> float:
 
 
 def _postfix(metrics: dict[str, float]) -> dict[str, str]:
-    shown = {name[:-5]: f"{metrics[name]:.3f}" for name in ("word_loss", "boundary_loss") if name in metrics}
+    shown = {
+        name[:-5]: f"{metrics[name]:.3f}" for name in ("word_loss", "boundary_loss", "dense_loss") if name in metrics
+    }
     shown["tok/s"] = f"{metrics['tokens_per_second']:,.0f}"
     return shown | ({"skipped": str(int(metrics["skipped"]))} if metrics["skipped"] else {})
 
@@ -211,7 +218,7 @@ def _postfix(metrics: dict[str, float]) -> dict[str, str]:
 def evaluate_run(run: Run, step: int, reporter: Reporter) -> None:
     """Held-out losses and readings: a line of metrics, a page in `samples/`, and `loss.png`."""
     if run.heldout:
-        meter = LossMeter(run.model, run.config.data.batch_tokens)
+        meter = LossMeter(run.model, run.config.data.batch_tokens, run.config.train.pixel_queries)
         meter.add(run.heldout)
         metrics: dict[str, Any] = {"step": step} | {f"heldout_{name}": value for name, value in meter.means().items()}
         metrics |= _readings(run, step)

@@ -1,0 +1,37 @@
+"""Rotary positions: tables computed in float64, rotation of interleaved pairs in float32.
+
+L  positions    d  head size
+"""
+
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+
+@lru_cache(maxsize=8)
+def inverse_frequencies(head_size: int, theta: float) -> np.ndarray:
+    """Rotary frequencies, radians a position, with Llama-3.1 scaling; float64 ``[d / 2]``.
+
+    ``theta^(-2i/d)``, divided by 8 where the wavelength exceeds 8192 positions, unchanged where it is below
+    8192 / 4, and blended linearly in between (arXiv 2407.21783).
+    """
+    frequency = theta ** (-np.arange(0, head_size, 2) / head_size)
+    factor, low, high, context = 8.0, 1.0, 4.0, 8192
+    blend = np.clip((context * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
+    return frequency * ((1 - blend) / factor + blend)
+
+
+@lru_cache(maxsize=8)
+def rotary_table(length: int, head_size: int, theta: float) -> np.ndarray:
+    """Cosine and sine of every angle, computed in float64: float32 ``[2, length, d / 2]``."""
+    angle = np.arange(length)[:, None] * inverse_frequencies(head_size, theta)
+    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+
+
+def rotate(x: mx.array, rotary: mx.array) -> mx.array:
+    """RoPE on interleaved pairs: ``x [..., d]`` by ``rotary [2, ..., d / 2]`` (cosine, sine), in float32."""
+    cos, sin = rotary[0], rotary[1]
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
