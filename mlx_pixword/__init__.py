@@ -12,6 +12,7 @@ from ._blas import load_openblas
 if TYPE_CHECKING:
     from .batch import Batch
     from .colors import fold_colors, unfold_colors
+    from .drawing import generate_image, generate_images
     from .errors import PixWordError
     from .generation import generate_text, stream_generate
     from .hub import load, save_model
@@ -29,6 +30,8 @@ _HOME = {
     "PixWordModel": "model",
     "Processor": "processor",
     "fold_colors": "colors",
+    "generate_image": "drawing",
+    "generate_images": "drawing",
     "generate_text": "generation",
     "load": "hub",
     "log_likelihood": "likelihood",
@@ -44,6 +47,8 @@ __all__ = [
     "PixWordModel",
     "Processor",
     "fold_colors",
+    "generate_image",
+    "generate_images",
     "generate_text",
     "load",
     "log_likelihood",

@@ -101,7 +101,7 @@ def draw(
     """
     args, (height, width) = model.args, size
     sample = SampleArgs(**options)
-    document = _prompt(processor, prompt)
+    document = prompt_document(processor, prompt)
     check_size(args, size, count, len(document))
     lengths = window_order(height, width, args.window_size)[1]
     forced = _forced(keep, keep_rows, height, width, args.window_size)
@@ -155,7 +155,7 @@ class _Pen:
             raise PixWordError("the model gives probabilities that are not finite; its weights are damaged")
 
 
-def _prompt(processor: Processor, prompt: str | Sequence[Part]) -> Document:
+def prompt_document(processor: Processor, prompt: str | Sequence[Part]) -> Document:
     """``<s>``, the prompt and ``<|image|>``."""
     parts = ([prompt] if prompt else []) if isinstance(prompt, str) else list(prompt)
     return processor.document([*parts, [IMAGE]])

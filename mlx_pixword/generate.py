@@ -1,4 +1,4 @@
-"""`python -m mlx_pixword.generate`: ask a model to read images. Text on standard output, speed on standard error."""
+"""`python -m mlx_pixword.generate`: read images, or draw them. Results on standard output, speed on standard error."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cli import parse, run_command
+from .draw_command import DrawArgs, check, draw_files
 from .errors import BadImage, PixWordError
 from .sampling import SampleArgs
 from .settings import setting
@@ -23,8 +24,8 @@ BATCH = 32  # images read together with --each
 
 
 @dataclass(frozen=True)
-class GenerateArgs(SampleArgs):
-    """Write the words that follow images and a prompt."""
+class GenerateArgs(DrawArgs):
+    """Write the words that follow images and a prompt, or with --out-image draw an image after them."""
 
     model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
     image: list[str] = setting([], "image to read; may be repeated", metavar="FILE")
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read images with a model."""
     args = parse(GenerateArgs, "-m mlx_pixword.generate", argv, required=("model",))
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    if not args.image and not prompt:
+    if args.out_image is not None:
+        check(args)
+    elif not args.image and not prompt:
         raise PixWordError("nothing to go on from: give --image FILE, --prompt TEXT or both")
     parts = arrange(prompt, args.image[:1] if args.each else args.image)  # mistakes show before the model is loaded
     missing = [path for path in args.image if not Path(path).is_file()]
@@ -55,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .hub import load  # --help answers at once
 
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
-    if args.each and args.image:
+    if args.out_image is not None:
+        draw_files(model, processor, _fill(parts, processor), args)
+    elif args.each and args.image:
         _read_each(model, processor, args, prompt)
     elif args.jsonl:
         _print_json(args.image, _generate(model, processor, _fill(parts, processor), args))

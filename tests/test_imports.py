@@ -20,10 +20,10 @@ ORDER = (  # from the ground up; a module may import those before it, and those 
     "kernels.*", "model", "losses",
     "tokenizer", "processor",
     "data.*",
-    "sampling", "cache", "likelihood", "generation", "hub",
+    "sampling", "cache", "likelihood", "generation", "drawing", "hub",
     "training.settings", "config", "training.*",
     ROOT,
-    "pretrain", "generate", "evaluate", "convert", "doctor",
+    "draw_command", "pretrain", "generate", "evaluate", "convert", "doctor",
 )  # fmt: skip
 HEAVY = ("mlx", "mlx.core", "mlx_lm", "transformers", "matplotlib", "numpy", "PIL", "tokenizers", "sentencepiece")
 

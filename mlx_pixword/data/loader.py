@@ -120,6 +120,7 @@ class Loader:
         pack: several documents a row.
         threads: decoding threads.
         group_size: documents a group; rows are formed inside a group.
+        caption_first: fraction of captioned images whose caption comes before them.
         keep: global indices to use instead of all (held-out documents are left out this way).
     """
 
@@ -133,10 +134,12 @@ class Loader:
         pack: bool = False,
         threads: int = 2,
         group_size: int = 256,
+        caption_first: float = 0.0,
         keep: np.ndarray | None = None,
     ) -> None:
         self.sources, self.encoder, self.seed = list(sources), encoder, seed
         self.batch_tokens, self.pack, self.threads, self.group_size = batch_tokens, pack, threads, group_size
+        self._caption_first = caption_first
         self._endless = any(source.endless for source in self.sources)
         if self._endless and len(self.sources) > 1:
             raise PixWordError("an endless source cannot be mixed with others")
@@ -156,7 +159,10 @@ class Loader:
         number = 0 if self._endless else int(np.searchsorted(self._ends, index, side="right"))
         source = self.sources[number]
         local = index - (int(self._ends[number - 1]) if number else 0)
-        return self.encoder(source.parts(local), source.captioned)
+        parts = source.parts(local)
+        if source.captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
+            parts = parts[::-1]
+        return self.encoder(parts, source.captioned)
 
     def indices(self, group: int) -> list[int]:
         """Global indices of a group's documents: epoch after epoch, each in an order of its own."""

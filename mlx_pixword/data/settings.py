@@ -26,6 +26,7 @@ class DataArgs:
     )
     cache: Path | None = setting(None, "keep folded images here, so that later epochs do not decode", metavar="DIR")
     plate_colors: str = setting("schemes", "colours of the built-in plates", choices=COLORS)
+    caption_first: float = setting(0.0, "fraction of captioned images whose caption comes first, to learn to draw")
     batch_tokens: int = setting(256, "words and windows a micro-batch, padding included")
     pack: bool = setting(True, "put several documents into one row (they never see each other)")
     group_size: int = setting(256, "documents that are shuffled and laid out together")
@@ -36,5 +37,6 @@ class DataArgs:
         for name in ("batch_tokens", "group_size", "threads"):
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.max_bad <= 1:
-            raise PixWordError(f"max_bad must lie in 0..1, got {self.max_bad}")
+        for name in ("max_bad", "caption_first"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PixWordError(f"{name} must lie in 0..1, got {getattr(self, name)}")

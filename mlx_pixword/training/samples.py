@@ -1,14 +1,16 @@
 """Held-out documents during training: losses, and what the model reads, as a page to look at."""
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..batch import Document, collate
+from ..batch import SPECIAL_WORDS, Document, collate
 from ..data.loader import Loader
 from ..data.pack import bucket_batches
+from ..drawing import draw, generate_image
 from ..generation import generate_batch
 from ..losses import LossSums, loss_sums
 from ..model import PixWordModel
@@ -72,6 +74,31 @@ def read_documents(
             (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)
         ]
     return pairs
+
+
+def draw_images_page(path: Path, model: PixWordModel, processor: Processor, documents: Sequence[Document]) -> None:
+    """Write a picture with a row a document: its first image, the image completed from its top half, and a drawing
+    with the document's words as prompt."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tallest = max(d.images[0].height / d.images[0].width for d in documents)
+    figure = Figure(figsize=(7.2, (2.3 * min(tallest, 1.5) + 0.5) * len(documents)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(len(documents), 3, squeeze=False)
+    for row, document in zip(axes, documents, strict=True):
+        image = document.images[0]
+        size, words = (image.height, image.width), [int(i) for i in document.elements if i >= len(SPECIAL_WORDS)]
+        completed = deque(draw(model, processor, "", size, keep=image, keep_rows=image.height // 2), maxlen=1).pop()
+        drawn = generate_image(model, processor, [words] if words else "", size)
+        prompt = f"drawn: {_shorten(processor.decode(words))}" if words else "drawn"
+        titles = ("held out", "top half kept", prompt)
+        pictures = (processor.picture(image), completed.pictures(processor)[0], drawn)
+        for axis, title, picture in zip(row, titles, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(title, fontsize=9, parse_math=False)
+            axis.axis("off")
+    figure.savefig(path, dpi=120)
 
 
 def draw_page(

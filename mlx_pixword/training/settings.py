@@ -36,6 +36,7 @@ class TrainArgs:
     eval_every: int = setting(200, "steps between evaluations on held-out documents")
     eval_documents: int = setting(256, "held-out documents, at most a tenth of the data")
     sample_images: int = setting(16, "held-out images that samples/ shows")
+    draw_images: int = setting(4, "held-out images that samples/ shows completed and drawn, with --pixel-queries")
     save_every: int = setting(500, "steps between checkpoints")
     report_to: list[str] = setting([], "also report to tensorboard, wandb or both, if installed", metavar="NAMES")
 
@@ -44,7 +45,7 @@ class TrainArgs:
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
-            *("seed", "warmup", "eval_documents", "sample_images"),
+            *("seed", "warmup", "eval_documents", "sample_images", "draw_images"),
             *("weight_decay", "word_weight", "boundary_weight", "dense_weight", "pixel_queries", "final_fraction"),
         ):
             if not 0 <= getattr(self, name) < float("inf"):

@@ -26,8 +26,10 @@ from ..tokenizer import Tokenizer
 from .checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from .optimizer import make_optimizer, zero_output_projections
 from .report import Reporter, keep_metrics, plot_losses, services
-from .samples import LossMeter, draw_page, heldout_documents, mean_losses, read_documents, readable
+from .samples import LossMeter, draw_images_page, draw_page, heldout_documents, mean_losses, read_documents, readable
 from .step import make_step, prepare_streams
+
+MOST_PIXELS = 4096  # of an image that is drawn for samples/: a second or two on a CPU, once a few steps
 
 
 @dataclass
@@ -101,7 +103,7 @@ def _build(config: RunConfig, folder: Path) -> Run:
         (folder / tokenizer.filename).write_bytes(tokenizer.contents)
     skips = SkipLog(folder / "skipped.jsonl")
     encoder = Encoder(args, tokenizer, skips, TokenCache(config.data.cache, args) if config.data.cache else None)
-    loader = _loader(config, encoder, split.train, split.train_indices)
+    loader = _loader(config, encoder, split.train, split.train_indices, config.data.caption_first)
     heldout_loader = _loader(config, encoder, split.heldout, split.heldout_indices)
     heldout = heldout_documents(heldout_loader, split.heldout_indices if split.heldout_indices is not None else [])
     for source in split.train:
@@ -127,11 +129,13 @@ def _tokenizer(config: RunConfig, folder: Path, split: Split) -> Tokenizer | Non
     return tokenizer
 
 
-def _loader(config: RunConfig, encoder: Encoder, sources: Sequence[Any], keep: np.ndarray | None) -> Loader:
+def _loader(
+    config: RunConfig, encoder: Encoder, sources: Sequence[Any], keep: np.ndarray | None, caption_first: float = 0.0
+) -> Loader:
     d = config.data
     return Loader(
-        sources, encoder, seed=config.train.seed, batch_tokens=d.batch_tokens, pack=d.pack,
-        threads=d.threads, group_size=d.group_size, keep=keep,
+        sources, encoder, seed=config.train.seed, batch_tokens=d.batch_tokens, pack=d.pack, threads=d.threads,
+        group_size=d.group_size, keep=keep, caption_first=caption_first,
     )  # fmt: skip
 
 
@@ -216,15 +220,25 @@ def _postfix(metrics: dict[str, float]) -> dict[str, str]:
 
 
 def evaluate_run(run: Run, step: int, reporter: Reporter) -> None:
-    """Held-out losses and readings: a line of metrics, a page in `samples/`, and `loss.png`."""
+    """Held-out losses and readings: a line of metrics, pages in `samples/`, and `loss.png`."""
     if run.heldout:
         meter = LossMeter(run.model, run.config.data.batch_tokens, run.config.train.pixel_queries)
         meter.add(run.heldout)
         metrics: dict[str, Any] = {"step": step} | {f"heldout_{name}": value for name, value in meter.means().items()}
         metrics |= _readings(run, step)
+        _drawings(run, step)
         reporter.write(metrics)
         notice("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items()))
     plot_losses(run.folder)
+
+
+def _drawings(run: Run, step: int) -> None:
+    """A page of held-out images completed and drawn anew, where the run predicts pixels inside windows."""
+    documents = [d for d in run.heldout if d.images and d.images[0].height * d.images[0].width <= MOST_PIXELS]
+    documents = documents[: run.config.train.draw_images]
+    if run.config.train.pixel_queries and documents:
+        processor = Processor(run.model.args, run.tokenizer)
+        draw_images_page(run.folder / "samples" / f"step-{step}-drawn.png", run.model, processor, documents)
 
 
 def _readings(run: Run, step: int) -> dict[str, float]:

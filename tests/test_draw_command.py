@@ -1,0 +1,127 @@
+"""`generate --out-image`: files, completed images, GIFs, and one line for every mistake."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlx_pixword as pw
+from mlx_pixword import generate
+from mlx_pixword.cli import run_command
+from mlx_pixword.model import PixWordModel
+from mlx_pixword.tokenizer import train_tokenizer
+
+Build = Callable[..., PixWordModel]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model_folder(small_model: Build, tmp_path: Path) -> Path:
+    tokenizer = train_tokenizer(["red", "green"], 300)
+    model = small_model(vocab_size=tokenizer.vocab_size)
+    model.pixel_queries = 4
+    return pw.save_model(model, tokenizer, tmp_path / "model")
+
+
+@pytest.fixture
+def photo(tmp_path: Path, rng: np.random.Generator) -> Path:
+    Image.fromarray(rng.integers(0, 256, (10, 7, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def run(folder: Path, *flags: object) -> None:
+    generate.main(["--model", str(folder), *map(str, flags)])
+
+
+def test_a_drawing_is_the_one_the_function_gives(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "a.png"
+    run(model_folder, "--out-image", out, "--size", "7x5", "--prompt", "red", "--seed", 4)
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}\n"
+    assert "px" in captured.err and "noise" not in captured.err
+    image = pw.generate_image(*pw.load(model_folder), prompt="red", size=(5, 7), seed=4)
+    assert pixels(out).tolist() == np.array(image).tolist()
+
+
+def test_several_drawings_and_a_gif(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    run(model_folder, "--out-image", tmp_path / "a.png", "--size", "6x5", "--count", 3, "--gif")
+    names = ["a-1.png", "a-2.png", "a-3.png", "a.gif"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == names
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames > 1  # type: ignore[attr-defined]
+        assert gif.width % 18 == 0
+    assert pixels(tmp_path / "a-1.png").tolist() != pixels(tmp_path / "a-2.png").tolist()
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows", "notices"), [(0.5, 5, 1), (0.0, 0, 0), (1.0, 10, 0), (0.4, 4, 0), (0.75, 7, 1)]
+)
+def test_completing_keeps_rows_in_their_original_colours(
+    model_folder: Path, photo: Path, tmp_path: Path, capsys: Capture, keep: float, rows: int, notices: int
+) -> None:
+    run(model_folder, "--out-image", tmp_path / "done.png", "--complete", photo, "--keep", keep)
+    done, original = pixels(tmp_path / "done.png"), pixels(photo)
+    assert done.shape == original.shape
+    assert (done[:rows] == original[:rows]).all()
+    folded = pw.unfold_colors(pw.fold_colors(done[rows:].copy(), 64), 64)
+    assert (done[rows:] == folded).all()  # drawn pixels have folded colours
+    assert capsys.readouterr().err.count("falls inside windows") == notices
+
+
+def test_a_model_without_drawn_pixels_warns_once(small_model: Build, tmp_path: Path, capsys: Capture) -> None:
+    folder = pw.save_model(small_model(), None, tmp_path / "model")
+    run(folder, "--out-image", tmp_path / "a.png", "--size", "4x4")
+    assert capsys.readouterr().err.count("--pixel-queries") == 1
+    assert (tmp_path / "a.png").exists()
+
+
+def test_files_are_written_over_with_force_alone(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a.png").write_text("precious")
+    flags = ["--model", model_folder, "--out-image", tmp_path / "a.png", "--size", "4x4"]
+    assert "--force" in mistake(capsys, *flags)
+    assert (tmp_path / "a.png").read_text() == "precious"
+    run(model_folder, *flags[2:], "--force")
+    assert pixels(tmp_path / "a.png").shape == (4, 4, 3)
+
+
+def mistake(capsys: Capture, *flags: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: generate.main([*map(str, flags)]))
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--out-image", "{tmp}/a.jpg"], "must end in .png"),
+        (["--out-image", "{tmp}/none/a.png"], "there is no folder"),
+        (["--out-image", "{tmp}/a.png", "--size", "4"], "two positive integers"),
+        (["--out-image", "{tmp}/a.png", "--size", "0x4"], "two positive integers"),
+        (["--out-image", "{tmp}/a.png", "--size", "4x4.5"], "two positive integers"),
+        (["--out-image", "{tmp}/a.png", "--size", "400x400"], "draw a smaller image"),
+        (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/photo.png", "--keep", "1.5"], "--keep must lie in 0..1"),
+        (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/photo.png", "--size", "4x4"], "leave out --size"),
+        (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/none.png"], "no such file"),
+        (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/model/config.json"], "not an image"),
+        (["--out-image", "{tmp}/a.png", "--count", "0"], "--count"),
+        (["--size", "4x4", "--prompt", "red"], "give --out-image"),
+    ],
+)
+def test_mistakes_leave_no_file(
+    model_folder: Path, photo: Path, tmp_path: Path, capsys: Capture, flags: list[str], words: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert words in mistake(capsys, "--model", model_folder, *(f.format(tmp=tmp_path) for f in flags))
+    assert sorted(tmp_path.rglob("*")) == before
