@@ -42,6 +42,13 @@ def loaded_openblas() -> str | None:
     return min(paths, default=None)
 
 
+def limit_threads(count: int) -> None:
+    """Let OpenBLAS use ``count`` threads a call: two streams that each call it with all cores slow each other down."""
+    path = loaded_openblas()
+    if path is not None:
+        ctypes.CDLL(path).openblas_set_num_threads(count)
+
+
 def _has_cuda() -> bool:
     if not Path("/dev/nvidiactl").exists():
         return False

@@ -14,14 +14,15 @@ from .settings import build
 from .training.settings import TrainArgs
 
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
-_PAPER: dict[str, Any] = {"grad_checkpoint": True, "batch_tokens": 64, "eval_documents": 64}
+_PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 16, "batch_tokens": 64, "eval_documents": 64}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {  # ours, for a two-core CPU
         "vocab_size": 512, "fold_factor": 32, "image_size": 64, "window_size": 4, "hidden_size": 64, "num_heads": 4,
         "num_kv_heads": 2, "num_layers": 3, "image_layers": 2, "intermediate_size": 128, "max_seq_len": 512,
         "qk_norm": True, "factored_colors": True, "optimizer": "muon", "learning_rate": 0.01, "zero_init": True,
-        "weight_decay": 0.0, "warmup": 30, "word_weight": 5.0, "batch_tokens": 512, "pack": False, "steps": 800,
+        "weight_decay": 0.0, "warmup": 30, "word_weight": 50.0, "pixel_queries": 4, "batch_tokens": 512, "pack": False,
+        "steps": 600,
         "accumulate": 2,
     },
     "upw-120m": _PAPER,  # the paper's: images alone

@@ -11,6 +11,7 @@ savings: the same function for less work. `exact_savings = False` runs the plain
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -270,6 +271,7 @@ class ImageBlock(nn.Module):
         features = np.vstack([color_features(args.fold_factor), np.zeros(27)]) if args.factored_colors else None
         self.embed_pixels = Table(args.num_pix + 1, args.hidden_size, features, 0.02)
         self.layers = [Layer(args) for _ in range(args.image_layers)]
+        self.window_chunk = 0  # windows at a time; 0: all
         self._args = args
 
     def __call__(self, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
@@ -282,7 +284,20 @@ class ImageBlock(nn.Module):
 
         Returns:
             ``[U, R, D]`` in the compute type, without a final norm.
+
+        Windows are independent: ``window_chunk`` of them at a time are computed, and recomputed in the backward
+        pass, so that activation memory does not grow with the image.
         """
+        size = self.window_chunk
+        if not size or len(windows) <= size or not exact_savings:
+            return self._states(windows, reads, exact_savings)
+        states = []
+        for start in range(0, len(windows), size):
+            run = partial(self._states, windows[start : start + size], reads[start : start + size], True)
+            states.append(nn.utils.checkpoint(self, run)())  # integers stay out of the differentiated arguments
+        return mx.concatenate(states)
+
+    def _states(self, windows: mx.array, reads: mx.array, exact_savings: bool) -> mx.array:
         rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
         embeddings = self.embed_pixels()
         project_table = exact_savings and windows.size > embeddings.shape[0]

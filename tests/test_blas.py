@@ -63,3 +63,17 @@ def test_a_program_that_imports_mlx_first_is_told_at_most_once() -> None:
     expected = 1 if sys.platform == "linux" and not _blas._has_cuda() else 0
     assert done.stderr.count("import mlx_pixword first") == expected
     assert done.stdout == ""
+
+
+def test_threads_are_limited_only_where_openblas_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Library:
+        def __init__(self, _path: str) -> None:
+            self.openblas_set_num_threads = calls.append
+
+    monkeypatch.setattr(_blas.ctypes, "CDLL", Library)
+    for path in (None, "/usr/lib/libopenblas.so.0"):
+        monkeypatch.setattr(_blas, "loaded_openblas", lambda path=path: path)
+        _blas.limit_threads(1)
+    assert calls == [1]

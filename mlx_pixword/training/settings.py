@@ -31,6 +31,7 @@ class TrainArgs:
     dense_weight: float = setting(1.0, "weight of the drawn pixels in the loss")
     zero_init: bool = setting(False, "start with output projections at zero")
     grad_checkpoint: bool = setting(False, "recompute layers in the backward pass to save memory")
+    window_chunk: int = setting(0, "windows at a time in the image block, to bound memory; 0 for all")
     compile: str = setting("auto", "compile the step; auto: on a GPU", choices=("auto", "on", "off"))
     log_every: int = setting(10, "steps between lines of metrics.jsonl")
     eval_every: int = setting(200, "steps between evaluations on held-out documents")
@@ -45,7 +46,7 @@ class TrainArgs:
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
-            *("seed", "warmup", "eval_documents", "sample_images", "draw_images"),
+            *("seed", "warmup", "eval_documents", "sample_images", "draw_images", "window_chunk"),
             *("weight_decay", "word_weight", "boundary_weight", "dense_weight", "pixel_queries", "final_fraction"),
         ):
             if not 0 <= getattr(self, name) < float("inf"):

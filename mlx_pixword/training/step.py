@@ -14,6 +14,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
+from .._blas import limit_threads
 from ..batch import Batch
 from ..cli import notice
 from ..errors import PixWordError
@@ -63,8 +64,9 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
 
 
 def _objective(model: PixWordModel, args: TrainArgs) -> Callable[..., tuple[mx.array, LossSums]]:
-    if args.grad_checkpoint:
-        checkpoint_layers(model)
+    if args.grad_checkpoint or args.window_chunk:
+        checkpoint_layers(model)  # a chunk keeps its memory bounded only if its layers do
+    model.image_block.window_chunk = args.window_chunk
 
     def objective(arrays: dict[str, mx.array], normalizer: mx.array) -> tuple[mx.array, LossSums]:
         batch = Batch(**arrays)  # type: ignore[arg-type]
@@ -81,12 +83,14 @@ def checkpoint_layers(model: PixWordModel) -> None:
 
 
 def prepare_streams(args: TrainArgs) -> None:
-    """Make MLX visit independent micro-batches side by side; call it before MLX evaluates anything.
+    """Make MLX compute independent micro-batches side by side; call it before MLX evaluates anything.
 
-    MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other.
+    MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other; and OpenBLAS
+    must leave the cores to the streams.
     """
     if _uses_streams(args):
         os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
+        limit_threads(1)
 
 
 def _uses_streams(args: TrainArgs) -> bool:
