@@ -1,4 +1,4 @@
-"""A real BLAS for MLX's Linux CPU build, whose wheel carries the reference one (30 times slower).
+"""A real BLAS for MLX's Linux CPU build, whose wheel carries the slow reference one.
 
 MLX's symbols are resolved when it is loaded, so a system OpenBLAS has to be in the process before.
 """
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so", f"{sys.prefix}/lib/libopenblas.so.0")
-INSTALL = "install it for 10 to 30 times faster CPU runs: apt-get install libopenblas0, or dnf install openblas"
+INSTALL = "install it for much faster CPU runs: apt-get install libopenblas0, or dnf install openblas"
 
 
 def load_openblas() -> str | None:

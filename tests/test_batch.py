@@ -236,7 +236,7 @@ def test_targets_never_cross_documents(closed: bool) -> None:
 def test_rows_of_one_document_have_no_segments() -> None:
     batch = pack([document([7])], [document([8, 9])])
     assert batch.segments is None
-    assert set(batch.arrays()) == {"elements", "targets", "positions", "windows", "lengths"}
+    assert set(batch.arrays()) == {"elements", "targets", "positions", "windows", "lengths", "reads"}
     assert set(pack([document([7]), document([8])]).arrays()) == {*batch.arrays(), "segments"}
 
 

@@ -21,7 +21,7 @@ from mlx_pixword.pretrain import main, parse_command
 SMALL = {
     "image-size": 16, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1, "image-layers": 1,
     "intermediate-size": 16, "max-seq-len": 64, "batch-tokens": 128, "group-size": 16, "eval-documents": 4,
-    "log-every": 1, "eval-every": 100, "save-every": 100,
+    "log-every": 1, "eval-every": 100, "save-every": 100, "pixel-queries": 2, "draw-images": 1,
 }  # fmt: skip
 SMALL_FLAGS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
 
@@ -82,11 +82,13 @@ def test_a_run_on_built_in_plates_leaves_everything_promised(tmp_path: Path) -> 
     present = {str(p.relative_to(out)) for p in out.rglob("*")}
     assert present >= {
         "config.yaml", "metrics.jsonl", "loss.png", "tokenizer.model", "samples/step-2.png", "samples/step-4.png",
+        "samples/step-4-drawn.png",
         "checkpoints/step-2/model.safetensors", "checkpoints/step-4/optimizer.safetensors",
         "final/config.json", "final/model.safetensors", "final/tokenizer.model",
     }  # fmt: skip
     assert [m["step"] for m in metrics if "word_loss" in m] == [1, 2, 3, 4]
-    assert {"heldout_word_loss", "heldout_boundary_loss", "heldout_exact_match"} <= metrics[-1].keys()
+    expected = {"heldout_word_loss", "heldout_boundary_loss", "heldout_dense_loss", "heldout_exact_match"}
+    assert expected <= metrics[-1].keys()
     model, processor = pw.load(out / "final")
     assert model.args.vocab_size == processor.tokenizer.vocab_size  # type: ignore[union-attr]
     assert not model.args.factored_colors
@@ -125,7 +127,8 @@ def test_accumulated_micro_batches_on_two_streams_equal_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("flags", [["--grad-checkpoint"], ["--optimizer", "adamw"], ["--schedule", "linear"],
-                                   ["--dtype", "bfloat16"], ["--no-factored-colors"]])  # fmt: skip
+                                   ["--dtype", "bfloat16"], ["--no-factored-colors"], ["--pixel-queries", "0"],
+                                   ["--window-chunk", "4"], ["--caption-first", "0.5"], ["--pack"]])  # fmt: skip
 def test_other_settings_train_too(tmp_path: Path, flags: list[str]) -> None:
     metrics = train(tmp_path / "run", *flags, "--image-size", 32, "--max-seq-len", 80)
     assert all(math.isfinite(m["boundary_loss"]) for m in metrics if "boundary_loss" in m)

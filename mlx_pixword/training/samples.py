@@ -76,9 +76,13 @@ def read_documents(
     return pairs
 
 
-def draw_images_page(path: Path, model: PixWordModel, processor: Processor, documents: Sequence[Document]) -> None:
-    """Write a picture with a row a document: its first image, the image completed from its top half, and a drawing
-    with the document's words as prompt."""
+def draw_images_page(
+    path: Path, model: PixWordModel, processor: Processor, documents: Sequence[Document], prompted: bool
+) -> None:
+    """Write a picture with a row a document: its first image, the image completed from its top half, and a drawing.
+
+    With ``prompted``, which needs captions that came first in training, the document's words are the drawing's prompt.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -86,14 +90,14 @@ def draw_images_page(path: Path, model: PixWordModel, processor: Processor, docu
     figure = Figure(figsize=(7.2, (2.3 * min(tallest, 1.5) + 0.5) * len(documents)), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(len(documents), 3, squeeze=False)
-    for row, document in zip(axes, documents, strict=True):
+    for seed, (row, document) in enumerate(zip(axes, documents, strict=True)):
         image = document.images[0]
         size, words = (image.height, image.width), [int(i) for i in document.elements if i >= len(SPECIAL_WORDS)]
-        completed = deque(draw(model, processor, "", size, keep=image, keep_rows=image.height // 2), maxlen=1).pop()
-        drawn = generate_image(model, processor, [words] if words else "", size)
-        prompt = f"drawn: {_shorten(processor.decode(words))}" if words else "drawn"
-        titles = ("held out", "top half kept", prompt)
-        pictures = (processor.picture(image), completed.pictures(processor)[0], drawn)
+        words = words if prompted else []
+        kept = draw(model, processor, "", size, keep=image, keep_rows=image.height // 2, seed=seed)
+        drawn = generate_image(model, processor, [words] if words else "", size, seed=seed)
+        titles = ("held out", "top half kept", f"drawn: {_shorten(processor.decode(words))}" if words else "drawn")
+        pictures = (processor.picture(image), deque(kept, maxlen=1).pop().pictures(processor)[0], drawn)
         for axis, title, picture in zip(row, titles, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=9, parse_math=False)

@@ -238,7 +238,8 @@ def _drawings(run: Run, step: int) -> None:
     documents = documents[: run.config.train.draw_images]
     if run.config.train.pixel_queries and documents:
         processor = Processor(run.model.args, run.tokenizer)
-        draw_images_page(run.folder / "samples" / f"step-{step}-drawn.png", run.model, processor, documents)
+        path, prompted = run.folder / "samples" / f"step-{step}-drawn.png", run.config.data.caption_first > 0
+        draw_images_page(path, run.model, processor, documents, prompted)
 
 
 def _readings(run: Run, step: int) -> dict[str, float]:
