@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mlx_pixword.args import ModelArgs
 from mlx_pixword.cli import parse, run_command
 from mlx_pixword.data.cache import TokenCache
 from mlx_pixword.data.loader import Encoder, Loader, SkipLog
 from mlx_pixword.data.pictures import FilePicture
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import PixWordError
-from mlx_pixword.model import ModelArgs
 from mlx_pixword.settings import setting
 from mlx_pixword.windows import check_geometry, fit_size
 

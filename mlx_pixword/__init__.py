@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._blas import load_openblas
 
 if TYPE_CHECKING:
+    from .args import ModelArgs
     from .batch import Batch
     from .colors import fold_colors, unfold_colors
     from .drawing import generate_image, generate_images
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .generation import generate_text, stream_generate
     from .hub import load, save_model
     from .likelihood import LogLikelihood, log_likelihood
-    from .model import ModelArgs, PixWordModel
+    from .model import PixWordModel
     from .processor import Processor
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Batch": "batch",
     "LogLikelihood": "likelihood",
-    "ModelArgs": "model",
+    "ModelArgs": "args",
     "PixWordError": "errors",
     "PixWordModel": "model",
     "Processor": "processor",

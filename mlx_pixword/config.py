@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from .args import ModelArgs
 from .data.settings import DataArgs
 from .errors import PixWordError
-from .model import ModelArgs
 from .settings import build
 from .training.settings import TrainArgs
 

@@ -18,11 +18,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .args import ModelArgs
 from .cli import parse, run_command
 from .colors import FOLD_FACTORS, num_pix_tokens
 from .errors import PixWordError
 from .hub import read_safetensors, save_model
-from .model import ModelArgs, PixWordModel
+from .model import PixWordModel
 from .settings import setting
 from .tokenizer import load_tokenizer
 from .windows import check_geometry

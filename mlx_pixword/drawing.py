@@ -15,10 +15,11 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from .args import ModelArgs
 from .batch import IMAGE, Document, ImageTokens, collate
 from .colors import unfold_colors
 from .errors import PixWordError
-from .model import ModelArgs, PixWordModel
+from .model import PixWordModel
 from .processor import Part, Processor
 from .sampling import SampleArgs
 from .windows import from_windows, num_windows, valid_pixels, window_order

@@ -10,8 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from .args import DTYPES, ModelArgs
 from .errors import PixWordError
-from .model import DTYPES, ModelArgs, PixWordModel
+from .model import PixWordModel
 from .processor import Processor
 from .tokenizer import Tokenizer, load_tokenizer
 

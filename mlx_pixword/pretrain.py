@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .args import ModelArgs
 from .cli import Parser, run_command
 from .config import PRESETS, RunConfig, make_config, read_yaml
 from .data.settings import DataArgs
-from .model import ModelArgs
 from .settings import add_arguments
 from .training.settings import TrainArgs
 

@@ -6,11 +6,11 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
+from .args import ModelArgs
 from .batch import BOS, END_IMAGE, IMAGE, Batch, Document, ImageTokens, collate, make_document
 from .colors import fold_colors, unfold_colors
 from .errors import PixWordError
 from .images import fit_rgb
-from .model import ModelArgs
 from .tokenizer import Tokenizer
 from .windows import from_windows, num_windows, to_windows
 

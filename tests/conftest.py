@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword.model import ModelArgs, PixWordModel
+from mlx_pixword.args import ModelArgs
+from mlx_pixword.model import PixWordModel
 
 SMALL: dict[str, Any] = {
     "vocab_size": 12, "fold_factor": 64, "image_size": 32, "window_size": 4, "hidden_size": 32, "num_heads": 4,

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import mlx_pixword as pw
+from mlx_pixword.args import ModelArgs
 from mlx_pixword.colors import color_features, num_pix_tokens
 from mlx_pixword.config import PRESETS, make_config
-from mlx_pixword.model import ModelArgs, PixWordModel, num_parameters
+from mlx_pixword.model import PixWordModel, num_parameters
 from mlx_pixword.rotary import inverse_frequencies
 from mlx_pixword.windows import num_windows
 

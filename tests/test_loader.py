@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlx_pixword.args import ModelArgs
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
 from mlx_pixword.data.base import Picture, Source
 from mlx_pixword.data.cache import TokenCache
@@ -20,7 +21,6 @@ from mlx_pixword.data.open import open_split
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.settings import DataArgs
 from mlx_pixword.errors import BadImage, PixWordError
-from mlx_pixword.model import ModelArgs
 from mlx_pixword.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["0123456789 caption"], 300)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_pixword.args import ModelArgs
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, NO_TARGET, Batch, Document, collate, make_document
 from mlx_pixword.colors import color_features
 from mlx_pixword.config import make_config
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.losses import boundary_sums, weighted_loss
-from mlx_pixword.model import ModelArgs, PixWordModel, num_parameters
+from mlx_pixword.model import PixWordModel, num_parameters
 from mlx_pixword.processor import tokens_of
 from mlx_pixword.rotary import rotary_table, rotate
 from mlx_pixword.training.step import checkpoint_layers

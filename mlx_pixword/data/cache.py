@@ -11,9 +11,9 @@ from threading import get_ident
 
 import numpy as np
 
+from ..args import ModelArgs
 from ..batch import ImageTokens
 from ..errors import PixWordError
-from ..model import ModelArgs
 from ..windows import num_windows, window_order
 
 VERSION = 1  # of the files' contents; a new number leaves old files unread

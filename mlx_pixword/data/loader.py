@@ -13,9 +13,9 @@ from threading import Lock
 
 import numpy as np
 
+from ..args import ModelArgs
 from ..batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
 from ..errors import BadImage, PixWordError
-from ..model import ModelArgs
 from ..processor import tokens_of
 from ..tokenizer import Tokenizer
 from .base import Picture, Source

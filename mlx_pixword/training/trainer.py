@@ -190,7 +190,9 @@ def _steps(run: Run, position: Position, reporter: Reporter) -> Iterator[Positio
             reporter.write({"step": number, "epoch": run.loader.epoch(group[-1]), **metrics})
             reporter.show(**_postfix(metrics))
             window, tokens = np.zeros(6), 0
+        paused = time.perf_counter()
         yield Position(number, group[-1], after[-1])
+        since += time.perf_counter() - paused  # evaluating and saving are no part of the training's speed
 
 
 def _batches(run: Run, position: Position) -> Iterator[tuple[Batch, int, int]]:
