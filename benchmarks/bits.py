@@ -11,9 +11,11 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from record import keep, with_machine
 
 import mlx_pixword as pw
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, make_document
@@ -35,6 +37,7 @@ class BitsArgs:
     training: int = setting(5000, "training plates that the histogram counts")
     seed: int = setting(1, "seed of the held-out plates")
     colors: str = setting("schemes", "colours of the plates", choices=COLORS)
+    save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for name, value in bits.items():
         print(f"{name:<10}{value:10.1f} bits a plate   {value / (3 * HEIGHT * WIDTH):.4f} bits a dimension")
-    print(json.dumps({"benchmark": "bits", "plates": args.count, "colors": args.colors, "bits_a_plate": bits}))
+    shown = {"plates": args.count, "seed": args.seed, "colors": args.colors, "fold_factor": fold}
+    result = with_machine({"benchmark": "bits", "bits_a_plate": {k: round(v, 1) for k, v in bits.items()}, **shown})
+    print(json.dumps(result))
+    if args.save:
+        keep(result, args.save)
 
 
 def fold_plates(source: PlateSource, count: int, fold_factor: int) -> np.ndarray:

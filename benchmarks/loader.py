@@ -10,23 +10,19 @@ One round measures all three, in turn. Printed are medians over the rounds, of t
 """
 
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import keep, with_machine
 
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.cli import parse, run_command
@@ -39,7 +35,6 @@ from mlx_pixword.settings import setting
 from mlx_pixword.windows import check_geometry, fit_size
 
 GROUP = 256  # most images a group; a measurement is a whole number of groups
-PACKAGES = ("mlx-pixword", "mlx", "numpy", "pillow")
 Run = Callable[[int], None]  # goes through so many groups of images
 
 
@@ -202,16 +197,15 @@ def _photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def report(speeds: dict[str, list[float]], args: LoaderBenchArgs, count: int) -> dict[str, Any]:
     """What is printed and kept: medians, every round, the settings, the machine and the versions."""
     settings = {name: value for name, value in asdict(args).items() if name not in ("data", "save")}
-    return {
+    result = {
         "benchmark": "loader",
         "images_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
         "ratio_to_pillow": {name: round(_ratio(speeds, name), 3) for name in ("loader", "cached")},
         "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
         "images": {"count": count, "made": args.data is None},
         "settings": settings,
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+    return with_machine(result)
 
 
 def _ratio(speeds: dict[str, list[float]], name: str) -> float:
@@ -224,18 +218,6 @@ def print_table(result: dict[str, Any]) -> None:
     print(f"{'path':<8}{'images/s':>12}{'x pillow':>12}")
     for name, speed in result["images_per_second"].items():
         print(f"{name:<8}{speed:>12,.1f}{result['ratio_to_pillow'].get(name, 1.0):>12.2f}")
-
-
-def keep(result: dict[str, Any], folder: Path) -> None:
-    """Write the result to a file named by system and time."""
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    name = f"loader-{platform.system().lower()}-{platform.machine()}-{stamp}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PixWordError(f"--save {folder}: {error.strerror}") from error
-    print(f"kept in {folder / name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""The loader benchmark runs, measures all three paths, and keeps what it says it keeps."""
+"""The benchmarks run, measure what they name, and keep what they say they keep."""
 
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import mlx_pixword as pw
+from mlx_pixword.model import PixWordModel
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--rounds", "3", "--seconds", "0.02", "--image-size", "32", "--window-size", "8"]
@@ -84,3 +88,19 @@ def test_an_image_that_cannot_be_read_is_a_mistake(photos: Path) -> None:
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "broken.png" in line
+
+
+def test_bits_of_model_histogram_and_png(small_model: Callable[..., PixWordModel], tmp_path: Path) -> None:
+    model = small_model(fold_factor=64)
+    model.head.weight = 0 * model.head.weight  # uniform: 6 bits a pixel at f = 64
+    folder = pw.save_model(model, None, tmp_path / "model")
+    command = [sys.executable, str(ROOT / "benchmarks/bits.py"), "--model", str(folder), "--count", "30"]
+    command += ["--training", "50", "--save", str(tmp_path / "results")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    *table, line = result.stdout.splitlines()
+    measured = json.loads(line)
+    assert [row.split()[0] for row in table] == ["model", "histogram", "png"]
+    assert measured["bits_a_plate"]["model"] == pytest.approx(6 * 28 * 12, rel=1e-3)
+    assert measured["bits_a_plate"]["png"] < measured["bits_a_plate"]["histogram"] < 6 * 28 * 12
+    (kept,) = (tmp_path / "results").iterdir()
+    assert json.loads(kept.read_text()) == measured

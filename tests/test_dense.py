@@ -13,13 +13,16 @@ from mlx.utils import tree_flatten, tree_map
 
 import mlx_pixword as pw
 from mlx_pixword import likelihood
-from mlx_pixword.batch import NO_TARGET, Batch, Document, collate, draw_offsets
+from mlx_pixword.batch import IMAGE, NO_TARGET, Batch, Document, collate, draw_offsets
 from mlx_pixword.convert import LAYER_NAMES, TOP_NAMES
+from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.kernels.conditional_attention import conditional_attention
 from mlx_pixword.losses import loss_sums, weighted_loss
 from mlx_pixword.model import PixWordModel
 from mlx_pixword.processor import Processor
+from mlx_pixword.tokenizer import train_tokenizer
 
 Build = Callable[..., PixWordModel]
 
@@ -239,3 +242,16 @@ def test_an_image_at_the_very_beginning_is_refused(small_model: Build, rng: np.r
     batch = Processor(model.args)([picture(rng, 3, 3)], special_words=False)
     with pytest.raises(PixWordError, match="very beginning"):
         pw.log_likelihood(model, batch)
+
+
+def test_captions_come_first_as_often_as_asked(small_model: Build) -> None:
+    args = small_model(fold_factor=64, vocab_size=300).args
+    encoder = Encoder(args, train_tokenizer(["0123456789"], 300), SkipLog())
+    shares = []
+    for fraction in (0.0, 0.3, 1.0):
+        loader = Loader([PlateSource()], encoder, caption_first=fraction)
+        first = [loader.read(n)[0].elements[1] != IMAGE for n in range(200)]
+        assert first == [loader.read(n)[0].elements[1] != IMAGE for n in range(200)]
+        shares.append(np.mean(first))
+    assert shares == pytest.approx([0.0, 0.3, 1.0], abs=0.12)
+    assert shares[0] == 0 and shares[2] == 1
