@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlx_pixword.args import ModelArgs
+from mlx_pixword.args import METADATA_KEYS, ModelArgs
 from mlx_pixword.cli import parse
 from mlx_pixword.config import PRESETS, RunConfig, make_config, read_yaml
 from mlx_pixword.convert import ConvertSettings
@@ -18,7 +18,6 @@ from mlx_pixword.data.settings import DataArgs
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.evaluate import EvaluateArgs
 from mlx_pixword.generate import GenerateArgs
-from mlx_pixword.model import METADATA_KEYS
 from mlx_pixword.pretrain import parse_command
 from mlx_pixword.sampling import SampleArgs
 from mlx_pixword.settings import add_arguments, build, convert, default_of, flag, setting
