@@ -32,7 +32,6 @@ LOSSLESS = {
     ("L", "PNG"): {},
     ("L", "TIFF"): {},
     ("CMYK", "TIFF"): {},
-    ("YCbCr", "TIFF"): {},
 }
 
 
