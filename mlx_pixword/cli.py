@@ -29,7 +29,7 @@ def parse(cls: type[Settings], prog: str, argv: Sequence[str] | None, *, require
         required: names of settings that must be given.
     """
     parser = Parser(prog=f"python {prog}", description=cls.__doc__, allow_abbrev=False)
-    add_arguments(parser, cls, required=required)
+    add_arguments(parser, cls, "settings", required=required)
     return build(cls, vars(parser.parse_args(argv)), where="command line")
 
 

@@ -27,15 +27,16 @@ def parse_command(argv: Sequence[str] | None) -> tuple[RunConfig, bool]:
     """The configuration of a command line, and whether it is only to be printed."""
     parser = Parser(
         prog="python -m mlx_pixword.pretrain", allow_abbrev=False,
-        description="Train a unified pixel-and-word model. Without --data it learns to read built-in number plates.",
+        description="Train a unified pixel-and-word model. Without --data it learns to read and draw built-in number "
+        "plates. What is not given comes from the preset: --print-config shows all of it.",
     )  # fmt: skip
     parser.add_argument(
         "--preset", choices=tuple(PRESETS), help="model and training settings to start from (default tiny)"
     )
     parser.add_argument("--config", type=Path, metavar="F.yaml", help="settings in YAML, over the preset")
     parser.add_argument("--print-config", action="store_true", help="print all settings as YAML and stop")
-    for cls in (TrainArgs, DataArgs, ModelArgs):
-        add_arguments(parser, cls)
+    for cls, title in ((TrainArgs, "training"), (DataArgs, "data"), (ModelArgs, "model")):
+        add_arguments(parser, cls, title, defaults=False)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     file, print_only = given.pop("config", None), given.pop("print_config")
     values = (read_yaml(file) if file else {}) | given

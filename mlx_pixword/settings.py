@@ -69,13 +69,23 @@ def _as_meant(value: Any, kind: Any) -> Any:
     return {True: "on", False: "off"}[value] if kind is str and isinstance(value, bool) else value
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type, *, required: Sequence[str] = ()) -> None:
-    """Give ``parser`` one flag a field; flags that are not used leave no value behind."""
-    group = parser.add_argument_group((cls.__doc__ or "").split("\n")[0].rstrip("."))
+def add_arguments(
+    parser: argparse.ArgumentParser, cls: type, title: str, *, required: Sequence[str] = (), defaults: bool = True
+) -> None:
+    """Give ``parser`` a group with one flag a field; flags that are not used leave no value behind.
+
+    Args:
+        parser: the parser.
+        cls: a settings dataclass.
+        title: of the group, in the help.
+        required: names of settings that must be given.
+        defaults: tell the dataclass's defaults in the help; not where a preset decides them.
+    """
+    group = parser.add_argument_group(title)
     for f in fields(cls):
         kind, _ = _kind(f.type)
         text, options = f.metadata["help"], dict[str, Any](default=argparse.SUPPRESS, required=f.name in required)
-        if default_of(f) not in (None, [], "") and kind is not bool:
+        if defaults and default_of(f) not in (None, [], "") and kind is not bool:
             text += f" (default {default_of(f)})"
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction

@@ -48,7 +48,7 @@ class Example:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(allow_abbrev=False)
-    add_arguments(made, Example)
+    add_arguments(made, Example, "settings")
     return made
 
 
@@ -176,7 +176,7 @@ def test_help_shows_texts_defaults_and_choices() -> None:
         "--other DIR where else",
     ):
         assert words in text
-    assert "An example of settings:" in text and "not the heading" not in text
+    assert "settings: --count" in text
     assert "be fast (default" not in text and "what to read (default" not in text
 
 
@@ -185,7 +185,7 @@ def test_help_shows_texts_defaults_and_choices() -> None:
 
 def actions(cls: type) -> Iterator[argparse.Action]:
     made = argparse.ArgumentParser(add_help=False)
-    add_arguments(made, cls)
+    add_arguments(made, cls, "settings")
     return iter(made._actions)
 
 
