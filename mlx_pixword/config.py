@@ -21,9 +21,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vocab_size": 512, "fold_factor": 32, "image_size": 64, "window_size": 4, "hidden_size": 64, "num_heads": 4,
         "num_kv_heads": 2, "num_layers": 3, "image_layers": 2, "intermediate_size": 128, "max_seq_len": 512,
         "qk_norm": True, "factored_colors": True, "optimizer": "muon", "learning_rate": 0.01, "zero_init": True,
-        "weight_decay": 0.0, "warmup": 30, "word_weight": 50.0, "pixel_queries": 4, "batch_tokens": 512, "pack": False,
-        "steps": 600,
-        "accumulate": 2,
+        "weight_decay": 0.0, "warmup": 30, "word_weight": 50.0, "pixel_queries": 3, "batch_tokens": 512, "pack": False,
+        "steps": 600, "accumulate": 2, "eval_every": 300,
     },
     "upw-120m": _PAPER,  # the paper's: images alone
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
