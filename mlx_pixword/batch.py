@@ -4,7 +4,7 @@ B  rows    L  elements a row (words and windows)    U  distinct windows of a bat
 P  pixels a window    V  words    K  pix tokens
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import mlx.core as mx
@@ -253,7 +253,9 @@ def _draw(rows: Sequence[Sequence[Document]], count: int, seed: Sequence[int]) -
     return np.concatenate(drawn)
 
 
-def _distinct_windows(images, drawn, num_pix, window_size, round_up):  # type: ignore[no-untyped-def]
+def _distinct_windows(
+    images: Sequence[ImageTokens], drawn: np.ndarray, num_pix: int, window_size: int, round_up: Callable[[int], int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """``windows [U, P]``, ``lengths [U]``, ``reads [U, 1 + M]`` and, for each window in reading order, its ``u``."""
     every = np.concatenate([np.empty((0, window_size**2), np.int32), *(image.windows for image in images)])
     counts = np.concatenate([np.empty(0, np.int32), *(image.lengths for image in images)])

@@ -83,7 +83,7 @@ def draw_files(model: "PixWordModel", processor: "Processor", prompt: "Sequence[
     from tqdm import tqdm
 
     from .drawing import check_size, draw, prompt_document
-    from .images import decode_image
+    from .images import decode_file
     from .processor import tokens_of
 
     if not model.pixel_queries:
@@ -93,8 +93,7 @@ def draw_files(model: "PixWordModel", processor: "Processor", prompt: "Sequence[
         )
     size, keep, rgb = args.size_wanted() or (processor.args.image_size,) * 2, None, None
     if args.complete is not None:
-        with args.complete.open("rb") as file:
-            rgb = decode_image(file, processor.args.image_size)
+        rgb = decode_file(args.complete, "--complete", processor.args.image_size)
         keep, size = tokens_of(rgb, processor.args), rgb.shape[:2]
     rows, frames = int(args.keep * size[0]) if keep else 0, list[Image.Image]()
     if 0 < rows < size[0] and rows % processor.args.window_size:

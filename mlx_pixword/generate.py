@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cli import parse, run_command
 from .draw_command import DrawArgs, check, draw_files
-from .errors import BadImage, PixWordError
+from .errors import PixWordError
 from .sampling import SampleArgs
 from .settings import setting
 
@@ -89,16 +89,10 @@ def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
 
 def read_image(path: Path, processor: "Processor") -> "ImageTokens":
     """Decode and fold an image file; raises `PixWordError` with its name."""
-    from .images import decode_image
+    from .images import decode_file
     from .processor import tokens_of
 
-    try:
-        with path.open("rb") as file:
-            return tokens_of(decode_image(file, processor.args.image_size), processor.args)
-    except BadImage as error:
-        raise PixWordError(f"--image {path}: {error}") from error
-    except OSError as error:
-        raise PixWordError(f"--image {path}: {error.strerror}") from error
+    return tokens_of(decode_file(path, "--image", processor.args.image_size), processor.args)
 
 
 def _fill(parts: Sequence["str | Path"], processor: "Processor") -> list["Part"]:

@@ -3,12 +3,13 @@
 import struct
 import warnings
 import zlib
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .errors import BadImage
+from .errors import BadImage, PixWordError
 from .windows import fit_size
 
 MAX_PIXELS = 2**30 // 12  # 89,478,485, where Pillow begins to warn of decompression bombs
@@ -70,6 +71,17 @@ def decode_image(file: BinaryIO, image_size: int) -> np.ndarray:
         BadImage: no image of a format in ``FORMATS``, damaged, or more than ``MAX_PIXELS`` pixels.
     """
     return _fit(_read(file), image_size)
+
+
+def decode_file(path: Path, flag: str, image_size: int) -> np.ndarray:
+    """`decode_image` on a file that a flag names; raises ``PixWordError`` with the flag and the name."""
+    try:
+        with path.open("rb") as file:
+            return decode_image(file, image_size)
+    except BadImage as error:
+        raise PixWordError(f"{flag} {path}: {error}") from error
+    except OSError as error:
+        raise PixWordError(f"{flag} {path}: {error.strerror}") from error
 
 
 def fit_rgb(image: Image.Image, image_size: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def mistake(capsys: Capture, *flags: object) -> str:
         (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/photo.png", "--keep", "1.5"], "--keep must lie in 0..1"),
         (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/photo.png", "--size", "4x4"], "leave out --size"),
         (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/none.png"], "no such file"),
-        (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/model/config.json"], "not an image"),
+        (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/model/config.json"], "config.json: not an image"),
         (["--out-image", "{tmp}/a.png", "--count", "0"], "--count"),
         (["--size", "4x4", "--prompt", "red"], "give --out-image"),
     ],
