@@ -1,6 +1,7 @@
-"""A real BLAS for MLX's Linux CPU build, whose wheel carries the slow reference one.
+"""What MLX's Linux CPU build needs from the process around it: a real BLAS, and memory that stays.
 
-MLX's symbols are resolved when it is loaded, so a system OpenBLAS has to be in the process before.
+Its wheel carries the slow reference BLAS. MLX's symbols are resolved when it is loaded, so a system OpenBLAS has to
+be in the process before.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so", f"{sys.prefix}/lib/libopenblas.so.0")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 INSTALL = "install it for much faster CPU runs: apt-get install libopenblas0, or dnf install openblas"
 
 
@@ -47,6 +49,16 @@ def limit_threads(count: int) -> None:
     path = loaded_openblas()
     if path is not None:
         ctypes.CDLL(path).openblas_set_num_threads(count)
+
+
+def keep_memory() -> None:
+    """Keep freed memory in the process, where glibc would give large blocks back to the kernel one by one.
+
+    MLX allocates every result anew; on large arrays the page faults then take longer than the arithmetic.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _has_cuda() -> bool:

@@ -14,7 +14,7 @@ from .settings import build
 from .training.settings import TrainArgs
 
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
-_PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 16, "batch_tokens": 64, "eval_documents": 64}
+_PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "eval_documents": 64}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {  # ours, for a two-core CPU

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .batch import NO_TARGET, Batch
+from .elementary import logsumexp
 
 
 class LossSums(NamedTuple):
@@ -60,7 +61,7 @@ def boundary_sums(logits: mx.array, targets: mx.array, num_words: int) -> LossSu
 def _nats(logits: mx.array, targets: mx.array) -> mx.array:
     """``-log softmax(logits)[target]``; any finite number where there is no target."""
     chosen = mx.take_along_axis(logits, mx.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-    return mx.logsumexp(logits, axis=-1) - chosen
+    return logsumexp(logits) - chosen
 
 
 def weighted_loss(

@@ -11,7 +11,6 @@ savings: the same function for less work. `exact_savings = False` runs the plain
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +20,10 @@ from mlx.utils import tree_flatten
 
 from .args import ModelArgs
 from .batch import Batch
+from .chunks import in_chunks
 from .colors import color_features
+from .elementary import sigmoid
+from .kernels.attention import attention
 from .kernels.conditional_attention import conditional_attention
 from .rotary import rotary_table, rotate
 
@@ -84,7 +86,7 @@ class Attention(nn.Module):
         q, k, v = rotate(self.split_heads(q), q_rotary), rotate(self.split_heads(k), k_rotary), self.split_heads(v)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        return self._join_heads(mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask))
+        return self._join_heads(attention(q, k, v, self._scale, mask))
 
     def conditional(
         self,
@@ -114,7 +116,8 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(args.intermediate_size, args.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        return self.down_proj(gate * sigmoid(gate) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -199,6 +202,7 @@ class ImageBlock(nn.Module):
         self.embed_pixels = Table(args.num_pix + 1, args.hidden_size, features, 0.02)
         self.layers = [Layer(args) for _ in range(args.image_layers)]
         self.window_chunk = 0  # windows at a time; 0: all
+        self.streams: list[mx.Stream] = []  # chunks are dealt out to these; none: all on the current one
         self._args = args
 
     def __call__(self, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
@@ -216,19 +220,23 @@ class ImageBlock(nn.Module):
         pass, so that activation memory does not grow with the image.
         """
         size = self.window_chunk
+        table = self._table(exact_savings and windows.size > self._args.num_pix + 1)
         if not size or len(windows) <= size or not exact_savings:
-            return self._states(windows, reads, exact_savings)
-        states = []
-        for start in range(0, len(windows), size):
-            run = partial(self._states, windows[start : start + size], reads[start : start + size], True)
-            states.append(nn.utils.checkpoint(self, run)())  # integers stay out of the differentiated arguments
-        return mx.concatenate(states)
+            return self._states(table, windows, reads, exact_savings)
+        chunks = [(windows[n : n + size], reads[n : n + size]) for n in range(0, len(windows), size)]
+        return in_chunks(self, self._states, table, chunks, self.streams or [mx.default_stream(mx.default_device())])
 
-    def _states(self, windows: mx.array, reads: mx.array, exact_savings: bool) -> mx.array:
-        rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
+    def _table(self, project: bool) -> mx.array:
+        """Embeddings of pix tokens, ``[K + 1, D]``; beside them q, k, v of the first layer where that is cheaper."""
         embeddings = self.embed_pixels()
-        project_table = exact_savings and windows.size > embeddings.shape[0]
-        x, qkv = self._gather(embeddings, windows, project_table)
+        if not project:
+            return embeddings
+        projected = self.layers[0].project(embeddings.astype(self._args.compute_dtype))  # each [K + 1, n d]
+        return mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
+
+    def _states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
+        rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
+        x, qkv = self._gather(table, windows)
         for n, layer in enumerate(self.layers):
             qkv = qkv if n == 0 else None
             if exact_savings and n == len(self.layers) - 1:
@@ -244,15 +252,13 @@ class ImageBlock(nn.Module):
             x = layer(x, rotary, None, cache)
         return x
 
-    def _gather(self, embeddings: mx.array, windows: mx.array, project_table: bool) -> tuple[mx.array, Any]:
-        """Embeddings ``[U, P, D]``; q, k, v of the first layer too when it is cheaper to project the table."""
-        dtype = self._args.compute_dtype
-        if not project_table:
-            return embeddings[windows].astype(dtype), None
-        projected = self.layers[0].project(embeddings.astype(dtype))  # each [K + 1, n d]
-        widths = [embeddings.shape[1], *(p.shape[1] for p in projected)]
-        table = mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
-        x, *qkv = mx.split(table[windows].astype(dtype), list(np.cumsum(widths[:-1])), axis=-1)
+    def _gather(self, table: mx.array, windows: mx.array) -> tuple[mx.array, Any]:
+        """Embeddings ``[U, P, D]``, and q, k, v of the first layer if the table has them."""
+        rows, size = table[windows].astype(self._args.compute_dtype), self._args.head_size
+        queries, keys = self._args.num_heads * size, self._args.num_kv_heads * size
+        if table.shape[1] == self._args.hidden_size:
+            return rows, None
+        x, *qkv = mx.split(rows, np.cumsum([self._args.hidden_size, queries, keys]).tolist(), axis=-1)
         return x, tuple(qkv)
 
     def _read_out(self, layer: Layer, x: mx.array, qkv: Any, reads: mx.array, rotary: mx.array) -> mx.array:

@@ -77,3 +77,15 @@ def test_threads_are_limited_only_where_openblas_is_loaded(monkeypatch: pytest.M
         monkeypatch.setattr(_blas, "loaded_openblas", lambda path=path: path)
         _blas.limit_threads(1)
     assert calls == [1]
+
+
+@pytest.mark.parametrize(("system", "knows"), [("linux", True), ("linux", False), ("darwin", True)])
+def test_freed_memory_is_kept_where_glibc_would_give_it_back(
+    system: str, knows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+    library = type("Library", (), {"mallopt": staticmethod(lambda *call: calls.append(call))} if knows else {})
+    monkeypatch.setattr(_blas.ctypes, "CDLL", lambda _path: library)
+    monkeypatch.setattr(_blas.sys, "platform", system)
+    _blas.keep_memory()
+    assert calls == ([(-4, 0), (-1, 2**31 - 1)] if system == "linux" and knows else [])

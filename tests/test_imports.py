@@ -15,15 +15,15 @@ import mlx_pixword as pw
 PACKAGE = Path(pw.__file__).parent
 ROOT = "__init__"  # the package itself, a window on modules of all levels but the command lines
 ORDER = (  # from the ground up; a module may import those before it, and those of its own starred group
-    "errors", "settings", "cli", "_blas",
-    "colors", "windows", "images", "batch", "rotary", "args",
+    "errors", "settings", "cli", "_blas", "chips", "plan_table",
+    "colors", "windows", "images", "batch", "rotary", "elementary", "chunks", "args", "costs", "footprint",
     "kernels.*", "model", "losses",
     "tokenizer", "processor",
     "data.*",
     "sampling", "cache", "likelihood", "generation", "drawing", "hub",
     "training.settings", "config", "training.*",
     ROOT,
-    "draw_command", "pretrain", "generate", "evaluate", "convert", "doctor",
+    "draw_command", "pretrain", "generate", "evaluate", "convert", "doctor", "plan",
 )  # fmt: skip
 HEAVY = ("mlx", "mlx.core", "mlx_lm", "transformers", "matplotlib", "numpy", "PIL", "tokenizers", "sentencepiece")
 

@@ -131,13 +131,15 @@ def test_recomputed_layers_give_the_same_gradients(small_model: Build, rng: np.r
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("streams", [0, 2])
 def test_windows_in_chunks_give_the_same_gradients(
-    small_model: Build, rng: np.random.Generator, chunk: int, recompute: bool
+    small_model: Build, rng: np.random.Generator, chunk: int, recompute: bool, streams: int
 ) -> None:
     model = small_model()
     batch = batch_of(model.args, [[document(model.args, rng, SIZES)]])
     expected, expected_gradients = loss_and_gradients(model, batch)
     model.image_block.window_chunk = chunk
+    model.image_block.streams = [mx.new_stream(mx.default_device()) for _ in range(streams)]
     if recompute:
         checkpoint_layers(model)
     value, gradients = loss_and_gradients(model, batch)
@@ -219,7 +221,7 @@ def test_gradients_of_token_tables_do_not_saturate_in_bfloat16(small_model: Buil
 
     def total(table: mx.array) -> mx.array:
         model.image_block.embed_pixels.weight = table
-        x, _ = model.image_block._gather(model.image_block.embed_pixels(), windows, False)
+        x, _ = model.image_block._gather(model.image_block.embed_pixels(), windows)
         return x.astype(mx.float32).sum()
 
     gradient = mx.grad(total)(model.image_block.embed_pixels.weight)

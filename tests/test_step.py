@@ -48,7 +48,8 @@ def trained(build: Build, split: int = 1, steps: int = 3, **settings: Any) -> tu
 @pytest.mark.parametrize(
     ("split", "settings"),
     [(4, {}), (4, {"streams": 1}), (2, {"streams": 2}), (1, {"grad_checkpoint": True}), (1, {"compile": "on"}),
-     (2, {"compile": "on"})],
+     (2, {"compile": "on"}), (1, {"window_chunk": 2}), (2, {"window_chunk": 3, "streams": 1}),
+     (1, {"window_chunk": 2, "grad_checkpoint": True}), (1, {"window_chunk": 4, "compile": "on"})],
 )  # fmt: skip
 def test_how_a_step_is_computed_changes_nothing(small_model: Build, split: int, settings: dict[str, Any]) -> None:
     expected, expected_losses = trained(small_model)

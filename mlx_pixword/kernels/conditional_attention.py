@@ -5,6 +5,8 @@ B  rows    Q  queries a row    L  elements a row    H  query heads    G  key hea
 
 import mlx.core as mx
 
+from ..elementary import softmax
+
 
 def conditional_attention(
     q: mx.array,
@@ -35,8 +37,8 @@ def conditional_attention(
     groups = k.shape[1]
     grouped = (q * scale).reshape(rows, groups, heads // groups, queries, size)  # [B, G, H / G, Q, d]
     before = (grouped @ prefix_k[:, :, None].swapaxes(-1, -2)).astype(mx.float32)  # [B, G, H / G, Q, L]
-    before = mx.where(visible[:, None, None], before, -mx.inf)
+    before = before + mx.where(visible, 0.0, -mx.inf)[:, None, None]
     own = mx.sum((grouped * k[:, :, None]).astype(mx.float32), axis=-1, keepdims=True)  # [B, G, H / G, Q, 1]
-    shares = mx.softmax(mx.concatenate([before, own], axis=-1), axis=-1).astype(q.dtype)
+    shares = softmax(mx.concatenate([before, own], axis=-1)).astype(q.dtype)
     y = shares[..., :-1] @ prefix_v[:, :, None] + shares[..., -1:] * v[:, :, None]
     return y.reshape(q.shape)

@@ -14,7 +14,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .._blas import limit_threads
+from .._blas import keep_memory, limit_threads
 from ..batch import Batch
 from ..cli import notice
 from ..errors import PixWordError
@@ -47,6 +47,8 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
         gradient = mx.compile(gradient, inputs=[model.state], outputs=[model.state])
         update = mx.compile(update, inputs=state, outputs=state)
     streams = _streams(args)
+    if args.window_chunk:  # chunks are what memory bounds, so these are dealt out instead of micro-batches
+        model.image_block.streams, streams = streams, streams[:1]
 
     def step(batches: Sequence[Batch]) -> tuple[LossSums, mx.array]:
         normalizer = mx.array(float(sum(batch.num_targets for batch in batches)))
@@ -64,8 +66,8 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
 
 
 def _objective(model: PixWordModel, args: TrainArgs) -> Callable[..., tuple[mx.array, LossSums]]:
-    if args.grad_checkpoint or args.window_chunk:
-        checkpoint_layers(model)  # a chunk keeps its memory bounded only if its layers do
+    if args.grad_checkpoint:
+        checkpoint_layers(model)
     model.image_block.window_chunk = args.window_chunk
 
     def objective(arrays: dict[str, mx.array], normalizer: mx.array) -> tuple[mx.array, LossSums]:
@@ -83,18 +85,21 @@ def checkpoint_layers(model: PixWordModel) -> None:
 
 
 def prepare_streams(args: TrainArgs) -> None:
-    """Make MLX compute independent micro-batches side by side; call it before MLX evaluates anything.
+    """Make MLX fast on a CPU, micro-batches side by side; call it before MLX evaluates anything.
 
     MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other; and OpenBLAS
     must leave the cores to the streams.
     """
+    if mx.default_device() == mx.cpu:
+        keep_memory()
     if _uses_streams(args):
         os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
         limit_threads(1)
 
 
 def _uses_streams(args: TrainArgs) -> bool:
-    return mx.default_device() == mx.cpu and min(args.streams, args.accumulate) > 1
+    parts = 2 if args.window_chunk else args.accumulate
+    return mx.default_device() == mx.cpu and min(args.streams, parts) > 1
 
 
 def _streams(args: TrainArgs) -> list[mx.Stream]:

@@ -1,0 +1,268 @@
+"""Counts of parameters and operations, against what the model asks for: real calls, graphs, and hand counts."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_pixword import drawing
+from mlx_pixword import model as network
+from mlx_pixword.args import ModelArgs
+from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
+from mlx_pixword.config import PRESETS, make_config
+from mlx_pixword.costs import (
+    Load,
+    attention_pairs,
+    drawing_flops,
+    forward_flops,
+    image_load,
+    muon_flops,
+    parameters,
+    training_flops,
+)
+from mlx_pixword.errors import PixWordError
+from mlx_pixword.model import PixWordModel, num_parameters
+from mlx_pixword.processor import tokens_of
+from mlx_pixword.training.settings import TrainArgs
+from mlx_pixword.training.step import _objective
+
+Build = Callable[..., PixWordModel]
+Counts = Counter[str]
+
+
+def batch_of(
+    args: ModelArgs, rng: np.random.Generator, size: tuple[int, int], *, rows: int = 1, words: int = 0, queries: int = 0
+) -> Batch:
+    """Rows of one image of noise each, so that no window repeats, and words."""
+    documents = [
+        make_document(
+            [[BOS, IMAGE], tokens_of(rng.integers(0, 256, (*size, 3), np.uint8), args), [END_IMAGE], [7] * words]
+        )
+        for _ in range(rows)
+    ]
+    return collate(
+        [[document] for document in documents], args.vocab_size, args.num_pix, args.window_size, exact=True,
+        pixel_queries=queries,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    """Operations of every product that the model asks for, by part, from the shapes it is given."""
+    found: Counts = Counter()
+    part = ["language"]
+    plain = {
+        "linear": network.Linear.__call__, "table": network.Table.__call__, "logits": PixWordModel.logits,
+        "image": network.ImageBlock.__call__, "attention": network.attention,
+        "conditional": network.conditional_attention,
+    }  # fmt: skip
+
+    def linear(self: network.Linear, x: mx.array) -> mx.array:
+        found[part[0]] += 2 * x.size * self.weight.shape[0]
+        return plain["linear"](self, x)
+
+    def table(self: network.Table) -> mx.array:
+        if self._features is not None:
+            found["head" if part[0] == "language" else part[0]] += 2 * self._features.size * self.weight.shape[1]
+        return plain["table"](self)
+
+    def logits(self: PixWordModel, x: mx.array) -> mx.array:
+        found["head"] += 2 * x.size * (self.args.vocab_size + self.args.num_pix)
+        return plain["logits"](self, x)
+
+    def image(self: network.ImageBlock, *inputs: Any) -> mx.array:
+        part[0] = "image"
+        states = plain["image"](self, *inputs)
+        part[0] = "language"
+        return states
+
+    def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Any) -> mx.array:
+        assert not isinstance(mask, str) or q.shape[2] == k.shape[2]
+        found[part[0]] += 4 * q.size * k.shape[2] // (2 if isinstance(mask, str) else 1)
+        return plain["attention"](q, k, v, scale, mask)
+
+    def conditional(q: mx.array, k: mx.array, v: mx.array, keys: mx.array, *rest: Any) -> mx.array:
+        found[part[0]] += 4 * q.size * (keys.shape[2] + 1)
+        return plain["conditional"](q, k, v, keys, *rest)
+
+    for owner, name, function in (
+        (network.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
+        (network.ImageBlock, "__call__", image), (network, "attention", attention),
+        (network, "conditional_attention", conditional),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, function)
+    return found
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameters_are_those_of_the_model(preset: str, factored: bool) -> None:
+    args = make_config({"preset": preset, "factored_colors": factored}).model
+    model = PixWordModel(args)  # lazy: no weight is computed
+    stored = sum(array.size for array in model.plain_weights()[0].values())
+    assert (parameters(args), parameters(args, stored=True)) == (num_parameters(model), stored)
+
+
+# --- operations of a forward pass -------------------------------------------------------------------------------------
+
+GEOMETRIES = [  # size, options of the batch, changes of the model, windows at a time
+    ((16, 16), {}, {}, 0),  # T > K: the table is projected
+    ((16, 16), {"queries": 3}, {}, 0),
+    ((4, 8), {}, {"fold_factor": 16}, 0),  # T < K
+    ((4, 8), {"queries": 3}, {"fold_factor": 16}, 0),
+    ((9, 13), {"queries": 3, "words": 5}, {"image_layers": 3}, 0),  # ragged
+    ((7, 31), {"queries": 20, "rows": 2}, {"fold_factor": 32}, 0),  # ragged, more queries than pixels
+    ((1, 1), {"queries": 2}, {}, 0),
+    ((16, 16), {"rows": 3}, {"image_layers": 1, "num_kv_heads": 4}, 0),
+    ((9, 13), {"queries": 1}, {"image_layers": 1, "factored_colors": True, "qk_norm": True}, 0),
+    ((32, 28), {"queries": 2}, {"factored_colors": True}, 5),  # chunks, and one table for all of them
+    ((32, 28), {"rows": 2}, {"image_layers": 3}, 16),
+]
+
+
+@pytest.mark.parametrize(("size", "options", "changes", "chunk"), GEOMETRIES)
+def test_operations_are_those_of_a_forward_pass(
+    small_model: Build, rng: np.random.Generator, counts: Counts, size: tuple[int, int], options: dict[str, int],
+    changes: dict[str, Any], chunk: int,
+) -> None:  # fmt: skip
+    model = small_model(**changes)
+    batch = batch_of(model.args, rng, size, **options)
+    counts.clear()
+    model.image_block.window_chunk = chunk
+    mx.eval(model.forward(batch)[0])
+    load = image_load(
+        model.args, *size, words=options.get("words", 0), pixel_queries=options.get("queries", 0),
+        rows=options.get("rows", 1), chunk=chunk,
+    )  # fmt: skip
+    assert (load.rows, load.elements) == batch.elements.shape
+    assert (load.windows, load.reads) == batch.reads.shape  # so no window repeats
+    image, language, drawn, head = forward_flops(model.args, load)
+    assert dict(counts) == {"image": image, "language": language + drawn, "head": head}
+    assert bool(drawn) == bool(options.get("queries"))
+
+
+def test_operations_by_hand() -> None:
+    args = ModelArgs(
+        vocab_size=6, fold_factor=128, image_size=4, window_size=2, hidden_size=4, num_heads=2, num_kv_heads=1,
+        num_layers=1, image_layers=2, intermediate_size=8, max_seq_len=7,
+    )  # fmt: skip
+    load = image_load(args, 4, 4)
+    assert load == Load(rows=1, elements=7, windows=4)
+    # First image layer, 16 pixels and 9 table rows: q 16, k and v 8 each; o 16; gate, up and down 32 each.
+    first = 2 * 9 * (16 + 8 + 8) + 2 * 16 * (16 + 96) + 4 * (4 * 4 * 4 // 2) * 4
+    # Second: k and v of 16 pixels; query, attention over 4 keys and the rest for 4 last pixels.
+    second = 2 * 16 * 16 + 2 * 4 * (16 + 16 + 96) + 4 * (4 * 1 * 4) * 4
+    language = 2 * 7 * (32 + 16 + 96) + 4 * 4 * 49 // 2
+    assert forward_flops(args, load) == (first + second, language, 0, 2 * 4 * 14 * 7)
+
+
+def test_a_document_must_fit_the_sequence(small_model: Build) -> None:
+    args = small_model().args
+    assert image_load(args, 32, 32, words=61).elements == 128
+    with pytest.raises(PixWordError, match="takes 67 elements and max_seq_len 128 leaves room for 61 words, got 62"):
+        image_load(args, 32, 32, words=62)
+
+
+# --- operations of training -------------------------------------------------------------------------------------------
+
+
+def products_of_a_step(model: PixWordModel, batch: Batch, path: Path, **options: Any) -> int:
+    """Matrix products in the graph of the loss and its gradients; the model must be new, or its weights have graphs."""
+    gradient = nn.value_and_grad(model, _objective(model, TrainArgs(**options)))
+    (loss, _), grads = gradient(batch.arrays(), mx.array(1.0))
+    mx.export_to_dot(str(path), [loss, *dict(tree_flatten(grads)).values()])
+    return len(re.findall(r'label ="(?:Matmul|AddMM)"', path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("recompute", "chunk", "layers", "windows", "attention"),
+    [  # products computed again: of the three language layers, of each chunk of windows; and that chunk's attention
+        (False, 0, 0, 0, 0),
+        (True, 0, 3 * 6, 6 + 3, 2 + 4),  # a layer but its last product; of the read-out, what follows its attention
+        (False, 8, 0, 7 + 7 - 1, 2 + 4),  # a chunk but its last product
+        (True, 8, 3 * 6, 7 + 7 + 6 + 3, 2 * (2 + 4)),
+    ],
+)
+def test_training_computes_what_the_graph_holds(
+    small_model: Build, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recompute: bool,
+    chunk: int, layers: int, windows: int, attention: int,
+) -> None:  # fmt: skip
+    """All projections take as long here: windows of one pixel, square matrices. Attention is replaced: no products."""
+    monkeypatch.setattr(network, "attention", lambda q, k, v, scale, mask: q + mx.sum(k) + mx.sum(v))
+    for module in ("elementary", "kernels.attention"):  # polynomials use products of their own
+        monkeypatch.setattr(f"mlx_pixword.{module}.polynomials_pay", lambda *_: False)
+    changes = {"window_size": 1, "image_size": 4, "fold_factor": 16, "num_kv_heads": 4, "intermediate_size": 32}
+    model = small_model(**changes, image_layers=2, num_layers=3)
+    batch = batch_of(model.args, rng, (4, 4))
+    assert (batch.windows.shape, batch.elements.shape) == ((16, 1), (1, 19))
+    load = image_load(model.args, 4, 4, chunk=chunk, recompute=recompute)
+    products = products_of_a_step(model, batch, tmp_path / "g.dot", grad_checkpoint=recompute, window_chunk=chunk)
+    assert products == 3 * (7 * 3 + load.chunks * 7 * 2 + 1) + layers + load.chunks * windows
+    again = 2 * 32 * 32 * (19 * layers + 16 * windows)
+    again += 32 * 16 * attention + (3 * 2 * 32 * 19**2 if recompute else 0)
+    assert training_flops(model.args, load) == 3 * sum(forward_flops(model.args, load)) + again
+
+
+def test_muon_counts_its_own_products(small_model: Build) -> None:
+    model = small_model(num_kv_heads=1)
+    total = 0
+    for name, weight in tree_flatten(model.parameters()):
+        if name.endswith("_proj.weight"):
+            events: list[dict[str, Any]] = []
+            mx.export_function(events.append, lambda w: optim.Muon(0.1)._zeropower_via_newtonschulz5(w, 5), weight)
+            products = [e for e in events if e.get("name") in ("Matmul", "AddMM")]
+            total += sum(2 * int(np.prod(e["outputs"][0][1])) * e["inputs"][0][1][-1] for e in products)
+    assert total == muon_flops(model.args)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"), [((5, 6), {}), ((4, 4), {"image_layers": 1}), ((3, 9), {"num_layers": 1})]
+)
+def test_operations_are_those_of_drawing(
+    small_model: Build, counts: Counts, size: tuple[int, int], changes: dict[str, int]
+) -> None:
+    model = small_model(**changes)
+    document = make_document([[BOS], [7, 8, 9], [IMAGE]])
+    pen = drawing._Pen(model, document, 2)
+    counts.clear()
+    lengths = drawing.window_order(*size, model.args.window_size)[1].tolist()
+    for n, length in enumerate(lengths):
+        for j in range(length - (n + 1 == len(lengths))):
+            pen.put(mx.zeros(2, mx.int32), j, closes=j + 1 == length)
+            counts["head"] += 2 * 2 * pen.logits.shape[1] * model.args.hidden_size
+    assert sum(counts.values()) == 2 * drawing_flops(model.args, *size, len(document))
+
+
+# --- attention pairs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "window", "full", "pairs"), [(64, 4, 8.39e6, 6.55e4), (224, 16, 1.26e9, 6.44e6)])
+def test_pairs_are_those_of_the_model_page(side: int, window: int, full: float, pairs: float) -> None:
+    args = ModelArgs(image_size=side, window_size=window)
+    assert attention_pairs(args, side, side) == pytest.approx((pairs, full), rel=5e-3)
+
+
+def test_pairs_of_a_ragged_image(small_model: Build) -> None:
+    args = small_model().args  # 5x6 pixels: windows of 16, 8, 4 and 2
+    assert attention_pairs(args, 5, 6) == ((16**2 + 8**2 + 4**2 + 2**2 + 4**2) // 2, 30**2 // 2)
+    extra = attention_pairs(args, 5, 6, pixel_queries=3)[0] - attention_pairs(args, 5, 6)[0]
+    assert extra == 0 * 3 + 1 * 3 + 2 * 3 + 3 * 1
+
+
+def test_chunks() -> None:
+    for windows, chunk, expected in [(7, 0, 1), (7, 7, 1), (7, 9, 1), (7, 3, 3), (6, 3, 2)]:
+        assert Load(1, 10, windows, chunk=chunk).chunks == expected
