@@ -122,14 +122,14 @@ def training_flops(args: ModelArgs, load: Load) -> int:
     """Operations of forward and backward pass: 3 times forward, and what is computed again to save memory.
 
     What is computed again leaves out its last product, which the backward pass does not need: that of each
-    checkpointed layer, and of the image block where windows come in chunks; chunks of checkpointed layers need it.
+    checkpointed layer, or of the image block where windows come in chunks, whose layers are not checkpointed.
     """
     total, image = 3 * sum(forward_flops(args, load)), _image_flops(args, load)
-    if load.chunks > 1:
-        total += image.windows - (0 if load.recompute else image.last)
     if load.recompute:
-        total += image.inner + args.num_layers * (_element_flops(args, load)[0] + _query_flops(args, load)[0])
-    return total
+        total += args.num_layers * (_element_flops(args, load)[0] + _query_flops(args, load)[0])
+    if load.chunks > 1:
+        return total + image.windows - image.last
+    return total + (image.inner if load.recompute else 0)
 
 
 def muon_flops(args: ModelArgs) -> int:

@@ -49,7 +49,7 @@ def element_bytes(args: ModelArgs) -> int:
 def training_work(args: ModelArgs, load: Load) -> Work:
     """Forward and backward pass of a micro-batch: forward work 3 times, once more for each way it is computed again."""
     again = int(load.recompute)
-    image_passes, passes = 3 + again + (load.chunks > 1), 3 + again
+    image_passes, passes = 4 if load.chunks > 1 else 3 + again, 3 + again
     image = image_passes * (_image_bytes(args, load) + load.chunks * _weight_bytes(args, args.image_layers))
     language = passes * (_language_bytes(args, load) + _weight_bytes(args, args.num_layers))
     head = 3 * _head_bytes(args, load.rows * (load.elements + load.queries))
@@ -130,7 +130,7 @@ def training_memory(args: ModelArgs, load: Load, muon: bool, accumulate: int) ->
 def activations(args: ModelArgs, load: Load) -> int:
     """Bytes of activations at the peak of a backward pass: all that is kept, and the block with more work in progress.
 
-    Of chunks of windows one is held at a time. Checkpointed layers spare little inside a chunk, and count for nothing.
+    Of chunks of windows one is held at a time, and its layers are not checkpointed.
     """
     size, pixels, chunked = args.hidden_size, args.window_size**2, load.chunks > 1
     windows, rows, drawn = load.chunk if chunked else load.windows, load.rows * load.elements, load.rows * load.queries

@@ -20,7 +20,6 @@ from mlx.utils import tree_flatten
 
 from .args import ModelArgs
 from .batch import Batch
-from .chunks import in_chunks
 from .colors import color_features
 from .elementary import sigmoid
 from .kernels.attention import attention
@@ -201,8 +200,6 @@ class ImageBlock(nn.Module):
         features = np.vstack([color_features(args.fold_factor), np.zeros(27)]) if args.factored_colors else None
         self.embed_pixels = Table(args.num_pix + 1, args.hidden_size, features, 0.02)
         self.layers = [Layer(args) for _ in range(args.image_layers)]
-        self.window_chunk = 0  # windows at a time; 0: all
-        self.streams: list[mx.Stream] = []  # chunks are dealt out to these; none: all on the current one
         self._args = args
 
     def __call__(self, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
@@ -215,26 +212,24 @@ class ImageBlock(nn.Module):
 
         Returns:
             ``[U, R, D]`` in the compute type, without a final norm.
-
-        Windows are independent: ``window_chunk`` of them at a time are computed, and recomputed in the backward
-        pass, so that activation memory does not grow with the image.
         """
-        size = self.window_chunk
-        table = self._table(exact_savings and windows.size > self._args.num_pix + 1)
-        if not size or len(windows) <= size or not exact_savings:
-            return self._states(table, windows, reads, exact_savings)
-        chunks = [(windows[n : n + size], reads[n : n + size]) for n in range(0, len(windows), size)]
-        return in_chunks(self, self._states, table, chunks, self.streams or [mx.default_stream(mx.default_device())])
+        table = self.table(exact_savings and self.projects(windows))
+        return self.states(table, windows, reads, exact_savings)
 
-    def _table(self, project: bool) -> mx.array:
-        """Embeddings of pix tokens, ``[K + 1, D]``; beside them q, k, v of the first layer where that is cheaper."""
+    def projects(self, windows: mx.array) -> bool:
+        """Whether the first layer's projections of the whole table cost less than those of all pixels."""
+        return windows.size > self._args.num_pix + 1
+
+    def table(self, project: bool) -> mx.array:
+        """Embeddings of pix tokens, ``[K + 1, D]``; if wanted, beside them q, k, v of the first layer."""
         embeddings = self.embed_pixels()
         if not project:
             return embeddings
         projected = self.layers[0].project(embeddings.astype(self._args.compute_dtype))  # each [K + 1, n d]
         return mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
 
-    def _states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
+    def states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
+        """The same from a `table`, which may serve several calls."""
         rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
         x, qkv = self._gather(table, windows)
         for n, layer in enumerate(self.layers):
@@ -309,11 +304,17 @@ class PixWordModel(nn.Module):
         x = self.embed(batch, self.window_states(batch, exact_savings)[:, 0])
         return self.logits(self.language(x, batch.positions, sequence_mask(batch), cache))
 
-    def forward(self, batch: Batch, *, exact_savings: bool = True) -> tuple[mx.array, mx.array | None]:
-        """Logits of elements ``[B, L, V + K]`` and of the batch's drawn pixels ``[B, Q, V + K]``, if it has any."""
+    def forward(
+        self, batch: Batch, states: mx.array | None = None, *, exact_savings: bool = True
+    ) -> tuple[mx.array, mx.array | None]:
+        """Logits of elements ``[B, L, V + K]`` and of the batch's drawn pixels ``[B, Q, V + K]``, if it has any.
+
+        ``states`` are the `window_states`, where they are there already.
+        """
+        states = self.window_states(batch, exact_savings) if states is None else states
         if batch.query_places is None:
-            return self(batch, exact_savings=exact_savings), None
-        states = self.window_states(batch, exact_savings)
+            x = self.embed(batch, states[:, 0])
+            return self.logits(self.language(x, batch.positions, sequence_mask(batch))), None
         z = states.reshape(-1, states.shape[-1]).astype(mx.float32)[batch.query_states]  # [B, Q, D]
         x, z = self.condition(self.embed(batch, states[:, 0]), z, batch.query_places, batch)
         return self.logits(x), self.logits(z)

@@ -1,4 +1,6 @@
-"""Work in chunks: the same values and gradients on any number of streams, and the memory of one chunk."""
+"""Gradients with the windows in chunks: those of the whole batch, in the memory of one chunk."""
+
+from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -6,63 +8,72 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_pixword.chunks import in_chunks
+from mlx_pixword.args import ModelArgs
+from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
+from mlx_pixword.model import PixWordModel
+from mlx_pixword.processor import tokens_of
+from mlx_pixword.training.chunks import make_chunked_gradient
+from mlx_pixword.training.settings import TrainArgs
+from mlx_pixword.training.step import _objective
 
-SIZE = 64
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = [nn.Linear(SIZE, SIZE) for _ in range(6)]
-
-    def part(self, shared: mx.array, x: mx.array, scale: mx.array) -> mx.array:
-        y = x * scale + shared
-        for layer in self.layers:
-            y = mx.tanh(layer(y)) + y
-        return y
+Build = Callable[..., PixWordModel]
 
 
-def run(block: Block, x: mx.array, scale: mx.array, shared: mx.array, size: int, streams: int) -> tuple[mx.array, dict]:
-    """Value and gradients with chunks of a size; 0 for the whole at once."""
-    chunks = [(x[n : n + size], scale[n : n + size]) for n in range(0, len(x), size)] if size else []
+def batch_of(args: ModelArgs, rng: np.random.Generator, size: tuple[int, int], queries: int = 0) -> Batch:
+    rgb = rng.integers(0, 256, (*size, 3), np.uint8)
+    documents = [make_document([[BOS, 7, IMAGE], tokens_of(rgb, args), [END_IMAGE, 8]], closed=True) for _ in range(2)]
+    rows = [[document] for document in documents]
+    return collate(rows, args.vocab_size, args.num_pix, args.window_size, exact=True, pixel_queries=queries)
+
+
+def arrays(tree: object) -> dict[str, np.ndarray]:
+    return {name: np.array(value) for name, value in dict(tree_flatten(tree)).items()}
+
+
+@pytest.mark.parametrize(
+    ("size", "streams", "compiled"), [(1, 1, False), (3, 2, False), (3, 1, True), (5, 3, False), (100, 2, False)]
+)
+@pytest.mark.parametrize("queries", [0, 2])
+def test_chunks_give_the_same_loss_and_gradients(
+    small_model: Build, rng: np.random.Generator, size: int, streams: int, queries: int, compiled: bool
+) -> None:
+    model = small_model()
+    batch, normalizer = batch_of(model.args, rng, (9, 13), queries), mx.array(50.0)
+    before = arrays(model.parameters())
+    objective = _objective(model, TrainArgs(window_chunk=size, pixel_queries=queries))
+    (expected, sums), expected_gradients = nn.value_and_grad(model, objective)(batch.arrays(), normalizer)
     own = [mx.new_stream(mx.default_device()) for _ in range(streams)]
-
-    def total(shared: mx.array) -> mx.array:
-        y = in_chunks(block, block.part, shared, chunks, own) if chunks else block.part(shared, x, scale)
-        return (y**2).sum()
-
-    value, gradients = nn.value_and_grad(block, total)(shared)
-    of_shared = mx.grad(total)(shared)
-    return value, {**dict(tree_flatten(gradients)), "shared": of_shared}
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 10, 20])
-@pytest.mark.parametrize("streams", [1, 2, 3])
-def test_values_and_gradients_are_those_of_the_whole(size: int, streams: int, rng: np.random.Generator) -> None:
-    block = Block()
-    x, scale, shared = (mx.array(rng.standard_normal(s).astype(np.float32)) for s in ((10, SIZE), (10, 1), (SIZE,)))
-    before = {name: np.array(value) for name, value in tree_flatten(block.parameters())}
-    expected, expected_gradients = run(block, x, scale, shared, 0, 1)
-    value, gradients = run(block, x, scale, shared, size, streams)
-    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert gradients.keys() == expected_gradients.keys()
-    for name, gradient in gradients.items():
-        assert np.abs(np.array(gradient - expected_gradients[name])).max() < 1e-3 * mx.abs(gradient).max().item()
-    for name, parameter in tree_flatten(block.parameters()):
-        assert np.array_equal(np.array(parameter), before[name])  # and no trace of the backward pass is left in it
+    (loss, found), gradients = make_chunked_gradient(model, objective, size, own, compiled)(batch.arrays(), normalizer)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert [s.item() for s in found] == pytest.approx([s.item() for s in sums], rel=1e-5)
+    whole, parts = arrays(expected_gradients), arrays(gradients)
+    scale = max(np.abs(g).max() for g in whole.values())
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        assert np.abs(parts[name] - gradient).max() < 1e-5 * scale, name
+    after = arrays(model.parameters())
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
 
 
-def test_memory_does_not_grow_with_the_number_of_chunks(rng: np.random.Generator) -> None:
-    block = Block()
+def mean_square(
+    _arrays: dict[str, mx.array], normalizer: mx.array, states: mx.array | None
+) -> tuple[mx.array, mx.array]:
+    assert states is not None
+    return (states**2).mean() / normalizer, normalizer
+
+
+def test_memory_does_not_grow_with_the_image(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model(image_size=256, window_size=8, max_seq_len=2100)
     peaks = {}
-    for size in (256, 0):
-        for rows in (1024, 8192):
-            x, scale, shared = mx.zeros((rows, SIZE)), mx.ones((rows, 1)), mx.zeros((SIZE,))
-            mx.eval(block.parameters(), x, scale, shared)
+    streams = [mx.default_stream(mx.default_device())]
+    for chunk in (8, 10_000):
+        gradient = make_chunked_gradient(model, mean_square, chunk, streams, False)
+        for side in (64, 256):
+            batch = batch_of(model.args, rng, (side, side))
+            mx.eval(model.parameters(), batch.arrays())
             mx.reset_peak_memory()
             start = mx.get_active_memory()
-            mx.eval(run(block, x, scale, shared, size, 1))
-            peaks[size, rows] = mx.get_peak_memory() - start - 4 * x.nbytes  # results and their gradients do grow
-    assert peaks[256, 8192] < 1.5 * peaks[256, 1024]
-    assert peaks[0, 8192] > 4 * peaks[0, 1024]  # what the chunks are for
+            gradient(batch.arrays(), mx.array(1.0))
+            peaks[chunk, side] = mx.get_peak_memory() - start
+    assert peaks[8, 256] < 1.2 * peaks[8, 64]
+    assert peaks[10_000, 256] > 8 * peaks[10_000, 64]  # what the chunks are for

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     part = ["language"]
     plain = {
         "linear": network.Linear.__call__, "table": network.Table.__call__, "logits": PixWordModel.logits,
-        "image": network.ImageBlock.__call__, "attention": network.attention,
-        "conditional": network.conditional_attention,
+        "image": network.ImageBlock.states, "first": network.ImageBlock.table,
+        "attention": network.attention, "conditional": network.conditional_attention,
     }  # fmt: skip
 
     def linear(self: network.Linear, x: mx.array) -> mx.array:
@@ -78,11 +79,11 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         found["head"] += 2 * x.size * (self.args.vocab_size + self.args.num_pix)
         return plain["logits"](self, x)
 
-    def image(self: network.ImageBlock, *inputs: Any) -> mx.array:
+    def image(self: network.ImageBlock, *inputs: Any, name: str = "image") -> mx.array:
         part[0] = "image"
-        states = plain["image"](self, *inputs)
+        found_there = plain[name](self, *inputs)
         part[0] = "language"
-        return states
+        return found_there
 
     def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Any) -> mx.array:
         assert not isinstance(mask, str) or q.shape[2] == k.shape[2]
@@ -95,8 +96,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
     for owner, name, function in (
         (network.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
-        (network.ImageBlock, "__call__", image), (network, "attention", attention),
-        (network, "conditional_attention", conditional),
+        (network.ImageBlock, "states", image), (network.ImageBlock, "table", partialmethod(image, name="first")),
+        (network, "attention", attention), (network, "conditional_attention", conditional),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, function)
     return found
@@ -139,8 +140,11 @@ def test_operations_are_those_of_a_forward_pass(
     model = small_model(**changes)
     batch = batch_of(model.args, rng, size, **options)
     counts.clear()
-    model.image_block.window_chunk = chunk
-    mx.eval(model.forward(batch)[0])
+    block, size_of_chunk = model.image_block, chunk or len(batch.windows)
+    table = block.table(block.projects(batch.windows))  # one for all chunks
+    parts = [slice(n, n + size_of_chunk) for n in range(0, len(batch.windows), size_of_chunk)]
+    states = [block.states(table, batch.windows[part], batch.reads[part]) for part in parts]
+    mx.eval(model.forward(batch, mx.concatenate(states))[0])
     load = image_load(
         model.args, *size, words=options.get("words", 0), pixel_queries=options.get("queries", 0),
         rows=options.get("rows", 1), chunk=chunk,
@@ -181,37 +185,68 @@ def products_of_a_step(model: PixWordModel, batch: Batch, path: Path, **options:
     """Matrix products in the graph of the loss and its gradients; the model must be new, or its weights have graphs."""
     gradient = nn.value_and_grad(model, _objective(model, TrainArgs(**options)))
     (loss, _), grads = gradient(batch.arrays(), mx.array(1.0))
-    mx.export_to_dot(str(path), [loss, *dict(tree_flatten(grads)).values()])
+    return products(path, [loss, *dict(tree_flatten(grads)).values()])
+
+
+def products(path: Path, arrays: list[mx.array]) -> int:
+    mx.export_to_dot(str(path), arrays)
     return len(re.findall(r'label ="(?:Matmul|AddMM)"', path.read_text()))
 
 
-@pytest.mark.parametrize(
-    ("recompute", "chunk", "layers", "windows", "attention"),
-    [  # products computed again: of the three language layers, of each chunk of windows; and that chunk's attention
-        (False, 0, 0, 0, 0),
-        (True, 0, 3 * 6, 6 + 3, 2 + 4),  # a layer but its last product; of the read-out, what follows its attention
-        (False, 8, 0, 7 + 7 - 1, 2 + 4),  # a chunk but its last product
-        (True, 8, 3 * 6, 7 + 7 + 6 + 3, 2 * (2 + 4)),
-    ],
-)
-def test_training_computes_what_the_graph_holds(
-    small_model: Build, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recompute: bool,
-    chunk: int, layers: int, windows: int, attention: int,
-) -> None:  # fmt: skip
+@pytest.fixture
+def bare(small_model: Build, monkeypatch: pytest.MonkeyPatch) -> PixWordModel:
     """All projections take as long here: windows of one pixel, square matrices. Attention is replaced: no products."""
     monkeypatch.setattr(network, "attention", lambda q, k, v, scale, mask: q + mx.sum(k) + mx.sum(v))
     for module in ("elementary", "kernels.attention"):  # polynomials use products of their own
         monkeypatch.setattr(f"mlx_pixword.{module}.polynomials_pay", lambda *_: False)
     changes = {"window_size": 1, "image_size": 4, "fold_factor": 16, "num_kv_heads": 4, "intermediate_size": 32}
-    model = small_model(**changes, image_layers=2, num_layers=3)
-    batch = batch_of(model.args, rng, (4, 4))
+    return small_model(**changes, image_layers=2, num_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "layers", "windows", "attention"),
+    [  # products computed again: of the three language layers and of the image block, and its attention
+        (False, 0, 0, 0),
+        (True, 3 * 6, 6 + 3, 2 + 4),  # a layer but its last product; of the read-out, what follows its attention
+    ],
+)
+def test_training_computes_what_the_graph_holds(
+    bare: PixWordModel, rng: np.random.Generator, tmp_path: Path, recompute: bool, layers: int, windows: int,
+    attention: int,
+) -> None:  # fmt: skip
+    batch = batch_of(bare.args, rng, (4, 4))
     assert (batch.windows.shape, batch.elements.shape) == ((16, 1), (1, 19))
-    load = image_load(model.args, 4, 4, chunk=chunk, recompute=recompute)
-    products = products_of_a_step(model, batch, tmp_path / "g.dot", grad_checkpoint=recompute, window_chunk=chunk)
-    assert products == 3 * (7 * 3 + load.chunks * 7 * 2 + 1) + layers + load.chunks * windows
+    load = image_load(bare.args, 4, 4, recompute=recompute)
+    found = products_of_a_step(bare, batch, tmp_path / "g.dot", grad_checkpoint=recompute)
+    assert found == 3 * (7 * 3 + 7 * 2 + 1) + layers + windows
     again = 2 * 32 * 32 * (19 * layers + 16 * windows)
     again += 32 * 16 * attention + (3 * 2 * 32 * 19**2 if recompute else 0)
-    assert training_flops(model.args, load) == 3 * sum(forward_flops(model.args, load)) + again
+    assert training_flops(bare.args, load) == 3 * sum(forward_flops(bare.args, load)) + again
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_chunk_computes_again_all_but_its_last_product(
+    bare: PixWordModel, rng: np.random.Generator, tmp_path: Path, recompute: bool
+) -> None:
+    """The graph of one chunk's gradients holds its forward pass but the last product, and two products for each."""
+    batch, block = batch_of(bare.args, rng, (4, 4)), bare.image_block
+    _objective(bare, TrainArgs(grad_checkpoint=recompute, window_chunk=8))
+    windows, reads = batch.windows[:8], batch.reads[:8]
+    values, table = block.trainable_parameters(), block.table(False)
+    mx.eval(table)
+
+    def total(parameters: Any, table: mx.array) -> mx.array:
+        block.update(parameters)
+        return block.states(table, windows, reads).sum()
+
+    grads = mx.grad(total, argnums=(0, 1))(values, table)
+    found = products(tmp_path / "g.dot", list(dict(tree_flatten(grads)).values()))
+    again = 7 + 7 - 1
+    assert found == 2 * (7 + 7) + again
+    chunked = training_flops(bare.args, image_load(bare.args, 4, 4, chunk=8, recompute=recompute))
+    whole = 3 * sum(forward_flops(bare.args, image_load(bare.args, 4, 4)))
+    language = 2 * 32 * 32 * 19 * 18 + 3 * 2 * 32 * 19**2 if recompute else 0
+    assert chunked == whole + 2 * 32 * 32 * 16 * again + 32 * 16 * (2 + 4) + language
 
 
 def test_muon_counts_its_own_products(small_model: Build) -> None:

@@ -19,7 +19,8 @@ from ..batch import Batch
 from ..cli import notice
 from ..errors import PixWordError
 from ..losses import LossSums, loss_sums, weighted_loss
-from ..model import PixWordModel
+from ..model import Layer, PixWordModel
+from .chunks import Gradient, Objective, make_chunked_gradient
 from .settings import TrainArgs
 
 Step = Callable[[Sequence[Batch]], tuple[LossSums, mx.array]]
@@ -34,28 +35,31 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
     """
     if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
         raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
-    gradient = nn.value_and_grad(model, _objective(model, args))
+    objective, streams = _objective(model, args), _streams(args)
+    gradient: Gradient = nn.value_and_grad(model, objective)
+    compiled = _compiles(args.compile)
 
     def update(grads: Any) -> mx.array:
         grads, norm = optim.clip_grad_norm(grads, args.clip_norm)
         optimizer.update(model, grads)
         return norm
 
-    if _compiles(args.compile):
+    if compiled:
         optimizer.init(model.trainable_parameters())  # before compiling, so that its state is captured whole
         state = [model.state, optimizer.state]
         gradient = mx.compile(gradient, inputs=[model.state], outputs=[model.state])
         update = mx.compile(update, inputs=state, outputs=state)
-    streams = _streams(args)
-    if args.window_chunk:  # chunks are what memory bounds, so these are dealt out instead of micro-batches
-        model.image_block.streams, streams = streams, streams[:1]
+    chunked = make_chunked_gradient(model, objective, args.window_chunk, streams, compiled)
+    if args.window_chunk:
+        streams = streams[:1]  # chunks are dealt out to all of them, so micro-batches wait for each other
 
     def step(batches: Sequence[Batch]) -> tuple[LossSums, mx.array]:
         normalizer = mx.array(float(sum(batch.num_targets for batch in batches)))
         results = []
         for n, batch in enumerate(batches):
             with mx.stream(streams[n % len(streams)]):
-                results.append(gradient(batch.arrays(), normalizer))
+                in_chunks = 0 < args.window_chunk < len(batch.windows)
+                results.append((chunked if in_chunks else gradient)(batch.arrays(), normalizer))
         (_, sums), grads = results[0]
         for (_, more), more_grads in results[1:]:
             sums = LossSums(*(a + b for a, b in zip(sums, more, strict=True)))
@@ -65,22 +69,25 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
     return step
 
 
-def _objective(model: PixWordModel, args: TrainArgs) -> Callable[..., tuple[mx.array, LossSums]]:
+def _objective(model: PixWordModel, args: TrainArgs) -> Objective:
     if args.grad_checkpoint:
-        checkpoint_layers(model)
-    model.image_block.window_chunk = args.window_chunk
+        checkpoint_layers(model.layers)
+    if args.grad_checkpoint and not args.window_chunk:  # chunks are computed again as a whole
+        checkpoint_layers(model.image_block.layers)
 
-    def objective(arrays: dict[str, mx.array], normalizer: mx.array) -> tuple[mx.array, LossSums]:
+    def objective(
+        arrays: dict[str, mx.array], normalizer: mx.array, states: mx.array | None = None
+    ) -> tuple[mx.array, LossSums]:
         batch = Batch(**arrays)  # type: ignore[arg-type]
-        sums = loss_sums(*model.forward(batch), batch, model.args.vocab_size)
+        sums = loss_sums(*model.forward(batch, states), batch, model.args.vocab_size)
         return weighted_loss(sums, normalizer, args.word_weight, args.boundary_weight, args.dense_weight), sums
 
     return objective
 
 
-def checkpoint_layers(model: PixWordModel) -> None:
-    """Recompute the inside of every layer in the backward pass instead of keeping it in memory."""
-    for layer in [*model.layers, *model.image_block.layers]:
+def checkpoint_layers(layers: Sequence[Layer]) -> None:
+    """Recompute the inside of layers in the backward pass instead of keeping it in memory."""
+    for layer in layers:
         layer.recompute = True
 
 
