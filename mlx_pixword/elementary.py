@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
+import mlx.nn as nn
 
 FEW = 4096  # of fewer elements MLX's one operation is done sooner than twenty
 LIMIT = 88.0  # e^-88 comes out as an exact 0
@@ -53,9 +54,10 @@ def exp(x: mx.array) -> mx.array:
     return y * (rounded.view(mx.int32) << 23).view(mx.float32)
 
 
-def sigmoid(x: mx.array) -> mx.array:
-    """``1 / (1 + e^-x)``."""
-    return _sigmoid(x) if polynomials_pay(x.size) and x.dtype == mx.float32 else mx.sigmoid(x)
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """``gate / (1 + e^-gate) * up``."""
+    fast = polynomials_pay(gate.size) and gate.dtype == mx.float32
+    return _swiglu(gate, up) if fast else nn.silu(gate) * up
 
 
 def softmax(x: mx.array) -> mx.array:
@@ -72,13 +74,20 @@ def logsumexp(x: mx.array) -> mx.array:
 
 
 @custom
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * _sigmoid(gate) * up
+
+
+@_swiglu.vjp
+def _swiglu_vjp(inputs: list[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+    gate, up = inputs
+    sigmoid = _sigmoid(gate)  # again: kept, it would be the largest array of a layer besides the inputs
+    silu = gate * sigmoid
+    return cotangent * up * (sigmoid + silu * (1 - sigmoid)), cotangent * silu
+
+
 def _sigmoid(x: mx.array) -> mx.array:
     return 1 / (1 + exp(mx.minimum(-x, LIMIT)))
-
-
-@_sigmoid.vjp
-def _sigmoid_vjp(x: mx.array, cotangent: mx.array, y: mx.array) -> mx.array:
-    return cotangent * (y - y * y)
 
 
 @custom

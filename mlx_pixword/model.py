@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten
 from .args import ModelArgs
 from .batch import Batch
 from .colors import color_features
-from .elementary import sigmoid
+from .elementary import swiglu
 from .kernels.attention import attention
 from .kernels.conditional_attention import conditional_attention
 from .rotary import rotary_table, rotate
@@ -115,8 +115,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(args.intermediate_size, args.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        gate = self.gate_proj(x)
-        return self.down_proj(gate * sigmoid(gate) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Layer(nn.Module):

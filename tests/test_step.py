@@ -124,3 +124,29 @@ def test_muon_takes_the_hidden_matrices_and_nothing_else(small_model: Build) -> 
     hidden = {name for name in names if is_hidden_matrix(name)}
     assert len(hidden) == 4 * 7  # four layers of seven projections
     assert not any(word in name for name in hidden for word in ("norm", "embed", "head", "factors"))
+
+
+@pytest.mark.parametrize(
+    ("compile_", "device", "expected"),
+    [("off", mx.gpu, True), ("auto", mx.cpu, True), ("auto", mx.gpu, False), ("on", mx.cpu, False)],
+)
+def test_batches_are_padded_only_where_a_step_is_compiled_for_their_size(
+    compile_: str, device: mx.DeviceType, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module.mx, "default_device", lambda: mx.Device(device, 0))
+    assert step_module.takes_any_size(TrainArgs(compile=compile_)) == expected
+
+
+def test_micro_batches_beyond_the_streams_are_not_held_at_once(small_model: Build) -> None:
+    peaks = []
+    for split in (2, 8):
+        model = small_model(vocab_size=TOKENIZER.vocab_size)
+        args = TrainArgs(accumulate=split, streams=1, compile="off")
+        optimizer = make_optimizer(args)
+        step, parts = make_step(model, optimizer, args), batches(model, 1) * split
+        mx.eval(model.parameters(), [part.arrays() for part in parts])
+        mx.reset_peak_memory()
+        start = mx.get_active_memory()
+        mx.eval(step(parts), model.state, optimizer.state)
+        peaks.append(mx.get_peak_memory() - start)
+    assert peaks[1] < 1.5 * peaks[0]

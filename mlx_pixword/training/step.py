@@ -55,15 +55,16 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
 
     def step(batches: Sequence[Batch]) -> tuple[LossSums, mx.array]:
         normalizer = mx.array(float(sum(batch.num_targets for batch in batches)))
-        results = []
-        for n, batch in enumerate(batches):
-            with mx.stream(streams[n % len(streams)]):
-                in_chunks = 0 < args.window_chunk < len(batch.windows)
-                results.append((chunked if in_chunks else gradient)(batch.arrays(), normalizer))
-        (_, sums), grads = results[0]
-        for (_, more), more_grads in results[1:]:
-            sums = LossSums(*(a + b for a, b in zip(sums, more, strict=True)))
-            grads = tree_map(mx.add, grads, more_grads)
+        total: Any = None
+        for start in range(0, len(batches), len(streams)):
+            if total is not None:
+                mx.eval(total)  # or all micro-batches would be held at once
+            for stream, batch in zip(streams, batches[start:], strict=False):
+                with mx.stream(stream):
+                    in_chunks = 0 < args.window_chunk < len(batch.windows)
+                    (_, sums), grads = (chunked if in_chunks else gradient)(batch.arrays(), normalizer)
+                total = (sums, grads) if total is None else tree_map(mx.add, total, (sums, grads))
+        sums, grads = total
         return sums, update(grads)
 
     return step
@@ -113,6 +114,11 @@ def _streams(args: TrainArgs) -> list[mx.Stream]:
     if _uses_streams(args):
         return [mx.new_stream(mx.cpu) for _ in range(args.streams)]
     return [mx.default_stream(mx.default_device())]
+
+
+def takes_any_size(args: TrainArgs) -> bool:
+    """Whether batches may have any size: nothing is compiled for a shape, so padding would be work for nothing."""
+    return args.compile == "off" or (args.compile == "auto" and mx.default_device() == mx.cpu)
 
 
 def _compiles(wanted: str) -> bool:

@@ -27,7 +27,7 @@ from .checkpoint import Position, load_checkpoint, newest_checkpoint, save_check
 from .optimizer import make_optimizer, zero_output_projections
 from .report import Reporter, keep_metrics, plot_losses, services
 from .samples import LossMeter, draw_images_page, draw_page, heldout_documents, mean_losses, read_documents, readable
-from .step import make_step, prepare_streams
+from .step import make_step, prepare_streams, takes_any_size
 
 MOST_PIXELS = 4096  # of an image that is drawn for samples/: a second or two on a CPU, once a few steps
 
@@ -203,7 +203,7 @@ def _batches(run: Run, position: Position) -> Iterator[tuple[Batch, int, int]]:
             run.skips.check(run.config.data.max_bad)
         epoch = run.loader.epoch(group)
         batch = collate(
-            rows, args.vocab_size, args.num_pix, args.window_size,
+            rows, args.vocab_size, args.num_pix, args.window_size, exact=takes_any_size(run.config.train),
             pixel_queries=run.config.train.pixel_queries, seed=(run.config.train.seed, 3, group, number),
         )  # fmt: skip
         yield batch, group, number + 1
