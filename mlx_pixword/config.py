@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_kv_heads": 2, "num_layers": 3, "image_layers": 2, "intermediate_size": 128, "max_seq_len": 512,
         "qk_norm": True, "factored_colors": True, "optimizer": "muon", "learning_rate": 0.01, "zero_init": True,
         "weight_decay": 0.0, "warmup": 30, "word_weight": 50.0, "pixel_queries": 3, "batch_tokens": 512, "pack": False,
-        "steps": 600, "accumulate": 2, "eval_every": 300,
+        "steps": 900, "accumulate": 2, "eval_every": 450,
     },
     "upw-120m": _PAPER,  # the paper's: images alone
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
