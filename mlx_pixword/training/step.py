@@ -31,7 +31,8 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
 
     Returns:
         ``step(batches)``: updates the model with the gradient of all micro-batches together and returns the sums of
-        the objective and the gradient's norm before clipping; nothing is evaluated yet.
+        the objective and the gradient's norm before clipping. The update is not evaluated yet; micro-batches are, as
+        many at a time as there are streams, and so are chunks of windows.
     """
     if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
         raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
