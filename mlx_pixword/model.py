@@ -228,7 +228,7 @@ class ImageBlock(nn.Module):
         return mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
 
     def states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
-        """The same from a `table`, which may serve several calls."""
+        """States ``[U, R, D]`` of chosen pixels from a `table`, which may serve several calls; see `__call__`."""
         rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
         x, qkv = self._gather(table, windows)
         for n, layer in enumerate(self.layers):
@@ -300,7 +300,11 @@ class PixWordModel(nn.Module):
 
     def __call__(self, batch: Batch, cache: list[Any] | None = None, *, exact_savings: bool = True) -> mx.array:
         """Logits of the next element, float32 ``[B, L, V + K]``; ``cache`` keeps keys and values for `extend`."""
-        x = self.embed(batch, self.window_states(batch, exact_savings)[:, 0])
+        return self._read(batch, self.window_states(batch, exact_savings), cache)
+
+    def _read(self, batch: Batch, states: mx.array, cache: list[Any] | None = None) -> mx.array:
+        """Logits of elements ``[B, L, V + K]``, given the states ``[U, R, D]``."""
+        x = self.embed(batch, states[:, 0])
         return self.logits(self.language(x, batch.positions, sequence_mask(batch), cache))
 
     def forward(
@@ -308,12 +312,11 @@ class PixWordModel(nn.Module):
     ) -> tuple[mx.array, mx.array | None]:
         """Logits of elements ``[B, L, V + K]`` and of the batch's drawn pixels ``[B, Q, V + K]``, if it has any.
 
-        ``states`` are the `window_states`, where they are there already.
+        ``states [U, R, D]`` are the `window_states`, where they are there already.
         """
         states = self.window_states(batch, exact_savings) if states is None else states
         if batch.query_places is None:
-            x = self.embed(batch, states[:, 0])
-            return self.logits(self.language(x, batch.positions, sequence_mask(batch))), None
+            return self._read(batch, states), None
         z = states.reshape(-1, states.shape[-1]).astype(mx.float32)[batch.query_states]  # [B, Q, D]
         x, z = self.condition(self.embed(batch, states[:, 0]), z, batch.query_places, batch)
         return self.logits(x), self.logits(z)
