@@ -1,0 +1,44 @@
+"""Metal source texts: found in a wheel, an editable install or a bare checkout, and built once."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+
+from ..errors import PixWordError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def metal_folder() -> Path:
+    """The folder of the ``.metal`` files; raises `PixWordError` if it was not installed."""
+    folders = (_PACKAGE / "metal", _PACKAGE.parent / "metal")  # a wheel; a checkout
+    for folder in folders:
+        if (folder / "header.h").is_file():
+            return folder
+    raise PixWordError(f"no Metal sources in {' or '.join(map(str, folders))}; install mlx-pixword again")
+
+
+def read_source(name: str) -> str:
+    """Text of ``metal/NAME``."""
+    return (metal_folder() / name).read_text(encoding="utf-8")
+
+
+@cache
+def build_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Sequence[mx.array]]:
+    """The kernel in ``metal/NAME.metal``, as `mx.fast.metal_kernel` returns it; inputs are made contiguous."""
+    return metal_kernel(
+        name=f"pixword_{name}",
+        input_names=list(inputs),
+        output_names=list(outputs),
+        source=read_source(f"{name}.metal"),
+        header=read_source("header.h"),
+        ensure_row_contiguous=True,
+    )
+
+
+def metal_kernel(**options: Any) -> Callable[..., Sequence[mx.array]]:
+    """`mx.fast.metal_kernel`, looked up at each call: the tests put the emulator's in its place."""
+    return cast(Callable[..., Sequence[mx.array]], mx.fast.metal_kernel(**options))
