@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exception that means: the user can mend this; and the warning that asks for a report."""
 
 
 class PixWordError(ValueError):
@@ -10,3 +10,7 @@ class PixWordError(ValueError):
 
 class BadImage(PixWordError):
     """An image that cannot be used; the message is the reason, without the image's name."""
+
+
+class PixWordWarning(UserWarning):
+    """Something went wrong that changes no result, and that the project would like to hear of."""

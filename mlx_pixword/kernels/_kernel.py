@@ -1,0 +1,85 @@
+"""What a kernel is to the dispatch, and what a Mac was found to make of it."""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+Standard = Callable[[], Mapping[str, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An operation that Metal can do in one launch or a few, beside the same in MLX's own operations.
+
+    All callables but ``standard`` and ``small`` take the same arguments: arrays, and static values that can be hashed.
+
+    Args:
+        name: as in ``window_attention``; its sources are ``metal/NAME*.metal``.
+        reference: MLX operations; an array or a tuple of arrays.
+        metal: the launch, with results of the same shapes and types; it has gradients if it is ``trained`` through.
+        example: concrete random arguments of the same shape class. It reads shapes, types and static values alone, as
+            the arguments may be tracers.
+        trained: gradients by the floating-point arguments are compared and timed as well.
+        constants: places of floating-point arguments that have no gradient, such as tables.
+        shape_class: what decides which launch and which templates are used, where whole shapes would be too fine, as
+            for images of any size. The default is the shapes and types of all arrays, and the static values.
+        standard: arguments by name for `doctor` and the benchmark, of the sizes that training meets.
+        small: the same for the emulator, of sizes that it runs in seconds.
+        rival: MLX's own fused operation, where there is one, for the benchmark.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    metal: Callable[..., Any]
+    example: Callable[..., tuple[Any, ...]]
+    trained: bool
+    constants: tuple[int, ...] = ()
+    shape_class: Callable[..., Hashable] | None = None
+    standard: Standard = dict
+    small: Standard = dict
+    rival: Callable[..., Any] | None = None
+
+    def key(self, args: tuple[Any, ...]) -> Hashable:
+        """The shape class of arguments; arrays are not read."""
+        described = self.shape_class(*args) if self.shape_class else tuple(map(_describe, args))
+        return self.name, described
+
+
+def _describe(arg: Any) -> Hashable:
+    """An array's shape and type, or a static value with its type: ``True`` is not ``1``."""
+    return (arg.shape, arg.dtype) if isinstance(arg, mx.array) else (type(arg).__name__, arg)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a trial of a kernel on the device found, for one shape class."""
+
+    kernel: str
+    shapes: str
+    error: str | None = None  # why the kernel is not used, though it could be faster
+    difference: float | None = None  # the largest, as a share of the tolerance
+    kernel_seconds: float | None = None
+    reference_seconds: float | None = None
+
+    @property
+    def verified(self) -> bool:
+        """The kernel agreed with the reference."""
+        return self.error is None
+
+    @property
+    def speed_up(self) -> float | None:
+        """The reference's time over the kernel's, or None if they were not timed."""
+        if not self.kernel_seconds or not self.reference_seconds:
+            return None
+        return self.reference_seconds / self.kernel_seconds
+
+    @property
+    def used(self) -> bool:
+        """The kernel agreed with the reference and took no longer."""
+        return self.verified and self.speed_up is not None and self.speed_up >= 1
+
+
+class KernelError(RuntimeError):
+    """A Metal kernel disagreed with its reference: a bug of this library, never a user's mistake."""

@@ -1,0 +1,448 @@
+"""Dispatch: on a Mac a kernel is used where it agrees with its reference and is as fast; it never changes a result.
+
+There is no Metal here. The kernels are stand-ins in MLX operations, and the trial's clock is set by hand where a test
+is not about it.
+"""
+
+import threading
+import time
+import warnings
+from dataclasses import replace
+from itertools import groupby
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_pixword.errors import PixWordError, PixWordWarning
+from mlx_pixword.kernels import _dispatch as module
+from mlx_pixword.kernels import _trial
+from mlx_pixword.kernels._dispatch import Kernel, KernelError, decide, decisions, dispatch
+
+RACE = _trial.race  # the fixture below puts another in its place
+calls: list[str] = []  # which implementation ran, in order
+
+
+def scaled(x, y, factor):
+    calls.append("reference")
+    return (x.astype(mx.float32) * y.astype(mx.float32) * factor).astype(x.dtype)
+
+
+@mx.custom_function
+def product(x, y, factor):
+    return x * y * factor
+
+
+@product.vjp
+def product_vjp(primals, cotangent, _output):
+    x, y, factor = primals
+    return cotangent * y * factor, cotangent * x * factor, mx.zeros_like(factor)
+
+
+def equal(x, y, factor):
+    calls.append("metal")
+    return product(x, y, mx.array(factor, x.dtype))
+
+
+def example(x, y, factor):
+    draws = (mx.random.normal(a.shape, key=mx.random.key(i)).astype(a.dtype) for i, a in enumerate((x, y)))
+    return *draws, factor
+
+
+KERNEL = Kernel("scaled", scaled, equal, example, trained=True)
+X, Y = mx.array([1.0, -2.0, 3.0]), mx.array([0.5, 4.0, 1.0])
+
+
+@pytest.fixture(autouse=True)
+def _mac(monkeypatch):
+    """A machine with Metal where every kernel is twice as fast as its reference, and nothing is decided yet."""
+    monkeypatch.setattr(module, "_metal_available", lambda: True)
+    monkeypatch.setattr(module, "_decisions", {})
+    monkeypatch.setattr(_trial, "race", lambda runs: [1.0, 2.0])
+    monkeypatch.delenv("PIXWORD_KERNELS", raising=False)
+    calls.clear()
+
+
+def last_run(kernel, *args):
+    """The result of a call after the trial, and which implementation gave it."""
+    decide(kernel, *args)
+    ran = []
+
+    def noted(name):
+        return lambda *args: ran.append(name) or getattr(kernel, name)(*args)
+
+    out = dispatch(replace(kernel, metal=noted("metal"), reference=noted("reference")), *args)
+    (name,) = ran
+    return np.array(out.astype(mx.float32)), name
+
+
+def wrong(x, y, factor):
+    return equal(x, y, factor) * 1.01
+
+
+def wrong_in_one_place(x, y, factor):
+    return mx.concatenate([equal(x, y, factor)[:-1], mx.zeros_like(x[-1:])])
+
+
+@mx.custom_function
+def shifted(x, y, factor):
+    return product(x, y, factor)
+
+
+@shifted.vjp
+def shifted_vjp(primals, cotangent, _output):
+    x, y, factor = primals
+    return cotangent * x * factor, cotangent * y * factor, mx.zeros_like(factor)  # x and y exchanged
+
+
+def wrong_gradient(x, y, factor):
+    return shifted(x, y, mx.array(factor, x.dtype))
+
+
+def not_finite(x, y, factor):
+    return mx.where(mx.arange(x.size) == 0, mx.nan, equal(x, y, factor))
+
+
+def infinite_gradient(x, y, factor):
+    return equal(x, y, factor) + mx.sqrt(mx.zeros_like(x) * x)  # the derivative of a root at 0
+
+
+def raising(x, y, factor):
+    raise RuntimeError("[metal::Device] Unable to build metal library\nfrom source")
+
+
+def raising_when_evaluated(x, y, factor):
+    return mx.linalg.inv(mx.zeros((2, 2)), stream=mx.cpu)[0, 0] * equal(x, y, factor)  # singular: an error of MLX's
+
+
+def other_type(x, y, factor):
+    return equal(x, y, factor).astype(mx.float16)
+
+
+def other_shape(x, y, factor):
+    return equal(x, y, factor)[None]
+
+
+def two_results(x, y, factor):
+    return equal(x, y, factor), equal(x, y, factor)
+
+
+BROKEN = [
+    (wrong, "times the tolerance"), (wrong_in_one_place, "times the tolerance"),
+    (wrong_gradient, "times the tolerance"), (not_finite, "inf times"), (infinite_gradient, "inf times"),
+    (raising, "RuntimeError: .* Unable to build metal library from source"), (raising_when_evaluated, "LU"),
+    (other_type, "float16"), (other_shape, r"shape \(1,3\)"), (two_results, "."),
+]  # fmt: skip
+
+
+# --- decisions --------------------------------------------------------------------------------------------------------
+
+
+def test_an_equal_and_faster_kernel_is_used():
+    out, ran = last_run(KERNEL, X, Y, 2.0)
+    assert ran == "metal" and np.array_equal(out, [1, -16, 6])
+    (found,) = decisions()
+    assert (found.kernel, found.verified, found.used, found.speed_up) == ("scaled", True, True, 2.0)
+    assert found.shapes == "float32[3] float32[3] 2.0" and found.difference < 1
+
+
+def test_an_equal_and_slower_kernel_is_not_used_and_nobody_is_warned(monkeypatch):
+    monkeypatch.setattr(_trial, "race", lambda runs: [2.0, 1.0])
+    out, ran = last_run(KERNEL, X, Y, 2.0)
+    assert ran == "reference" and np.array_equal(out, [1, -16, 6])
+    (found,) = decisions()
+    assert found.verified and not found.used and found.speed_up == 0.5
+
+
+@pytest.mark.parametrize(("metal", "reason"), BROKEN)
+def test_a_broken_kernel_is_never_used_and_asks_for_a_report(metal, reason):
+    kernel = replace(KERNEL, metal=metal)
+    with pytest.warns(PixWordWarning, match=f"scaled failed .*{reason}.*doctor --report"):
+        out, ran = last_run(kernel, X, Y, 2.0)
+    assert ran == "reference" and np.array_equal(out, [1, -16, 6])
+    (found,) = decisions()
+    assert not found.verified and not found.used and found.speed_up is None
+
+
+def test_gradients_count_only_where_a_kernel_is_trained_through():
+    assert last_run(replace(KERNEL, metal=wrong_gradient, trained=False), X, Y, 2.0)[1] == "metal"
+
+
+def test_constants_need_no_gradient():
+    def half(x, y, factor):
+        return equal(x, mx.stop_gradient(y), factor)
+
+    assert last_run(replace(KERNEL, metal=half, constants=(1,)), X, Y, 2.0)[1] == "metal"
+    with pytest.warns(PixWordWarning):
+        assert last_run(replace(KERNEL, name="other", metal=half), X, Y, 2.0)[1] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "used"),
+    [(mx.float32, 5e-5, True), (mx.float32, 5e-4, False), (mx.float16, 1e-3, True), (mx.float16, 4e-3, False),
+     (mx.bfloat16, 4e-3, True), (mx.bfloat16, 2e-2, False)],
+)  # fmt: skip
+def test_tolerances_are_those_of_the_type(dtype, off, used):
+    def near(x, y, factor):
+        y = x.astype(mx.float32) * y.astype(mx.float32) * factor
+        return (y + off * mx.max(mx.abs(y)) * (mx.arange(x.size) == 0)).astype(x.dtype)
+
+    kernel = replace(KERNEL, metal=near, trained=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PixWordWarning)
+        assert last_run(kernel, mx.ones(64, dtype), mx.ones(64, dtype), 1.0)[1] == ("metal" if used else "reference")
+
+
+def test_16_bit_kernels_are_compared_with_float32_and_need_not_round_as_mlx_does():
+    def narrow(x, y, factor):
+        return mx.cumsum(mx.cumsum(x))[-1:] * y * factor  # rounds at every step
+
+    def wide(x, y, factor):
+        return narrow(x.astype(mx.float32), y.astype(mx.float32), factor).astype(x.dtype)
+
+    args = mx.ones(256, mx.bfloat16), mx.ones(1, mx.bfloat16), 1.0
+    assert last_run(Kernel("sum", narrow, wide, lambda *_: args, False), *args)[0] > 0
+    assert decisions()[0].used
+    assert decide(replace(KERNEL, trained=False), X, Y, 1.0).used
+    with pytest.warns(PixWordWarning, match="the Metal kernel narrow"):
+        assert not decide(Kernel("narrow", wide, narrow, lambda *_: args, False), *args).verified
+
+
+def test_a_coarse_reference_on_the_gpu_is_settled_on_the_cpu(monkeypatch):
+    coarse = [True]
+
+    def reference(x, y, factor):
+        return scaled(x, y, factor) * (1.001 if coarse[0] else 1)
+
+    class Exact:
+        def __enter__(self):
+            coarse[0] = False
+
+        def __exit__(self, *_):
+            coarse[0] = True
+
+    monkeypatch.setattr(_trial.mx, "stream", lambda device: Exact())
+    assert decide(replace(KERNEL, reference=reference), X, Y, 2.0).verified
+
+
+def test_where_the_reference_is_not_finite_nothing_is_compared():
+    def reference(x, y, factor):
+        return mx.where(mx.arange(x.size) == 0, mx.inf, scaled(x, y, factor))
+
+    kernel = replace(KERNEL, reference=reference, trained=False)
+    assert decide(kernel, X, Y, 2.0).used
+    with pytest.warns(PixWordWarning):
+        assert not decide(replace(kernel, name="other", metal=wrong), X, Y, 2.0).used
+
+
+def test_integers_must_be_equal():
+    kernel = Kernel("next", lambda x: x + 1, lambda x: x + 1 + (x == 7), lambda x: (mx.arange(x.size),), False)
+    assert decide(kernel, mx.array([1, 2])).used
+    with pytest.warns(PixWordWarning):
+        assert not decide(kernel, mx.zeros(8, mx.int32)).used
+
+
+def test_every_shape_class_is_tried_once():
+    tried = []
+    kernel = replace(KERNEL, example=lambda *args: tried.append(args[0].shape) or example(*args))
+    for x, factor in [(X, 2.0), (X, 2.0), (X[:2], 2.0), (X, 3.0), (X[None], 2.0), (X + 1, 2.0), (X[:2] + 1, 2.0)]:
+        dispatch(kernel, x, x, factor)
+    assert tried == [(3,), (2,), (3,), (1, 3)] and len(decisions()) == 4
+    dispatch(kernel, X.astype(mx.float16), X.astype(mx.float16), 2.0)
+    dispatch(replace(kernel, name="other"), X, X, 2.0)
+    assert len(tried) == 6
+
+
+def test_static_values_of_other_types_are_other_classes():
+    kernel = replace(KERNEL, trained=False)
+    for factor in (1, 1.0, True):
+        dispatch(kernel, X, Y, factor)
+    assert len(decisions()) == 3
+
+
+def test_a_kernel_may_name_its_own_shape_classes():
+    kernel = replace(KERNEL, shape_class=lambda x, y, factor: x.ndim)
+    for x in (X, X[:2], X[None]):
+        dispatch(kernel, x, x, 2.0)
+    assert len(decisions()) == 2
+
+
+def test_one_warning_a_kernel():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for x in (X, X[:2], X[:1], X):
+            dispatch(replace(KERNEL, metal=wrong), x, x, 2.0)
+            dispatch(replace(KERNEL, metal=raising, name="other"), x, x, 2.0)
+    assert [str(w.message).split()[3] for w in caught] == ["scaled", "other"]
+    assert caught[0].filename == __file__  # whoever called dispatch
+    assert len(decisions()) == 6 and not any(found.used for found in decisions())
+
+
+def test_a_correct_shape_class_is_used_beside_a_broken_one():
+    def wrong_when_short(x, y, factor):
+        return equal(x, y, factor) if x.size > 2 else wrong(x, y, factor)
+
+    kernel = replace(KERNEL, metal=wrong_when_short)
+    with pytest.warns(PixWordWarning):
+        assert last_run(kernel, X[:2], Y[:2], 2.0)[1] == "reference"
+    assert last_run(kernel, X, Y, 2.0)[1] == "metal"
+
+
+def test_threads_try_a_kernel_once():
+    tried = []
+    kernel = replace(KERNEL, example=lambda *args: tried.append(1) or example(*args))
+    threads = [threading.Thread(target=dispatch, args=(kernel, X, Y, 2.0)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tried == [1]
+
+
+# --- inside traces ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metal", [equal, wrong, raising])
+def test_gradients_and_compiled_functions(metal):
+    kernel = replace(KERNEL, metal=metal)
+
+    def loss(x, y):
+        return mx.sum(dispatch(kernel, x, y, 2.0))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PixWordWarning)
+        gradient = mx.grad(loss, (0, 1))
+        for function in (gradient, mx.compile(gradient), lambda x, y: mx.grad(mx.checkpoint(loss), (0, 1))(x, y)):
+            module._decisions.clear()
+            dx, dy = function(X, Y)
+            assert np.allclose(dx, 2 * Y) and np.allclose(dy, 2 * X)
+            assert [found.used for found in decisions()] == [metal is equal]
+        module._decisions.clear()
+        assert mx.compile(loss)(X, Y).item() == -9 and len(decisions()) == 1
+
+
+def test_a_trial_leaves_the_random_state_alone():
+    mx.random.seed(3)
+    plain = mx.random.uniform()
+    mx.random.seed(3)
+    decide(KERNEL, X, Y, 2.0)
+    assert plain.item() == mx.random.uniform().item()
+
+
+# --- PIXWORD_KERNELS --------------------------------------------------------------------------------------------------
+
+
+def test_without_metal_the_reference_runs_and_nothing_is_tried(monkeypatch):
+    monkeypatch.setattr(module, "_metal_available", lambda: False)
+    for value in ("on", "off", "verify"):
+        monkeypatch.setenv("PIXWORD_KERNELS", value)
+        assert np.array_equal(dispatch(replace(KERNEL, metal=wrong), X, Y, 2.0), [1, -16, 6])
+    assert calls == ["reference"] * 3 and decisions() == []
+
+
+def test_metal_is_for_the_gpu_alone(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    assert not module._metal_available()  # the default device is the CPU
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    assert module._metal_available()
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    assert not module._metal_available()
+
+
+def test_off(monkeypatch):
+    monkeypatch.setenv("PIXWORD_KERNELS", "off")
+    dispatch(KERNEL, X, Y, 2.0)
+    assert calls == ["reference"] and decisions() == []
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_other_values_are_refused(monkeypatch, available):
+    monkeypatch.setattr(module, "_metal_available", lambda: available)
+    monkeypatch.setenv("PIXWORD_KERNELS", "1")
+    with pytest.raises(PixWordError, match="PIXWORD_KERNELS must be on, off or verify, got '1'"):
+        dispatch(KERNEL, X, Y, 2.0)
+
+
+def test_verify_compares_every_call_and_raises(monkeypatch):
+    monkeypatch.setenv("PIXWORD_KERNELS", "verify")
+
+    def wrong_when_large(x, y, factor):
+        return mx.where(mx.abs(x) > 100, 0, equal(x, y, factor))
+
+    kernel = replace(KERNEL, metal=wrong_when_large)
+    assert np.array_equal(dispatch(kernel, X, Y, 2.0), [1, -16, 6])
+    with pytest.raises(KernelError, match=r"scaled differs from its reference by .* times the tolerance"):
+        dispatch(kernel, X * 100, Y, 2.0)
+    with pytest.raises(RuntimeError, match="Unable to build"):
+        dispatch(replace(KERNEL, metal=raising), X, Y, 2.0)
+    assert decisions() == []
+
+
+def test_verify_runs_the_kernel_though_it_is_slower(monkeypatch):
+    monkeypatch.setenv("PIXWORD_KERNELS", "verify")
+    monkeypatch.setattr(_trial, "race", lambda runs: [2.0, 1.0])
+    dispatch(KERNEL, X, Y, 2.0)
+    assert calls[-1] == "metal"
+
+
+def test_verify_in_a_compiled_function_is_as_on(monkeypatch):
+    monkeypatch.setenv("PIXWORD_KERNELS", "verify")
+    with pytest.warns(PixWordWarning):
+        out = mx.compile(lambda x, y: dispatch(replace(KERNEL, metal=wrong), x, y, 2.0))(X, Y)
+    assert np.array_equal(out, [1, -16, 6]) and len(decisions()) == 1
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_the_faster_of_two_real_runs_is_found(monkeypatch):
+    monkeypatch.setattr(_trial, "race", RACE)
+
+    def repeated(times):
+        def run(x):
+            for _ in range(times):
+                x = x @ x
+            return x
+
+        return run
+
+    args = (mx.eye(256),)
+    slow, fast = repeated(40), repeated(1)
+    assert decide(Kernel("faster", slow, fast, lambda x: args, False), *args).speed_up > 2
+    assert decide(Kernel("slower", fast, slow, lambda x: args, False), *args).speed_up < 0.5
+
+
+def test_gradients_are_timed_too(monkeypatch):
+    monkeypatch.setattr(_trial, "race", RACE)
+
+    @mx.custom_function
+    def slow_backward(x):
+        return x @ x
+
+    @slow_backward.vjp
+    def _(x, cotangent, _output):
+        for _ in range(40):
+            cotangent = cotangent @ mx.eye(256)
+        return cotangent @ x.T + x.T @ cotangent
+
+    args = (mx.eye(256),)
+    kernel = Kernel("square", lambda x: x @ x, slow_backward, lambda x: args, True)
+    trained, forward = (decide(k, *args).speed_up for k in (kernel, replace(kernel, name="forward", trained=False)))
+    assert 2 * trained < min(1, forward)
+
+
+def test_runs_take_turns_and_the_first_one_is_not_timed():
+    order = []
+
+    def run(name, seconds):
+        def work():
+            order.append(name)
+            time.sleep(0.05 if order.count(name) == 1 else seconds)  # the first compiles
+            return [mx.array(1)]
+
+        return work
+
+    a, b = RACE([run("a", 0.002), run("b", 0.004)])
+    assert 0.002 <= a < 0.05 and 0.004 <= b < 0.05
+    assert [name for name, _ in groupby(order[4:])] == ["a", "b"] * _trial.ROUNDS
