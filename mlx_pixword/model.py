@@ -24,6 +24,7 @@ from .colors import color_features
 from .elementary import swiglu
 from .kernels.attention import attention
 from .kernels.conditional_attention import conditional_attention
+from .kernels.window_attention import window_attention
 from .rotary import rotary_table, rotate
 
 # ------------------------------------------------------------------------------------------------- layers
@@ -81,28 +82,35 @@ class Attention(nn.Module):
         mask: mx.array | str | None,
         cache: Any = None,
     ) -> mx.array:
-        """Attend: projected ``q [B, Lq, H d]``, ``k, v [B, Lk, G d]`` to ``[B, Lq, D]``."""
+        """In a sequence: projected ``q [B, Lq, H d]``, ``k, v [B, Lk, G d]`` to ``[B, Lq, D]``."""
         q, k, v = rotate(self.split_heads(q), q_rotary), rotate(self.split_heads(k), k_rotary), self.split_heads(v)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        return self._join_heads(attention(q, k, v, self._scale, mask))
+        return self.o_proj(attention(q, k, v, self._scale, mask).swapaxes(1, 2).flatten(-2))
+
+    def windowed(self, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None = None) -> mx.array:
+        """Inside windows: ``q [U, R, H d]``, of all pixels or ``reads``, and ``k, v [U, P, G d]`` to ``[U, R, D]``."""
+        q, k, v = (self._heads_last(x) for x in (q, k, v))
+        return self.o_proj(window_attention(q, k, v, reads, self._args.rope_theta).flatten(-2))
 
     def conditional(
         self,
         queries: tuple[mx.array, mx.array, mx.array],
-        prefix: tuple[mx.array, mx.array],
+        sequence: tuple[mx.array, mx.array],
         q_rotary: mx.array,
         k_rotary: mx.array,
-        visible: mx.array,
+        spans: mx.array,
     ) -> mx.array:
-        """Drawn pixels: ``queries [B, Q, n d]`` over ``prefix [B, L, G d]`` and themselves, to ``[B, Q, D]``."""
-        q, k, v = (self.split_heads(x) for x in queries)
-        keys, values = (self.split_heads(x) for x in prefix)
-        q, k, keys = rotate(q, q_rotary), rotate(k, q_rotary), rotate(keys, k_rotary)
-        return self._join_heads(conditional_attention(q, k, v, keys, values, visible, self._scale))
+        """Drawn pixels: ``queries [B, Q, n d]`` over spans of ``sequence [B, L, G d]`` and themselves."""
+        q, own_k, own_v = (self._heads_last(x) for x in queries)
+        k, v = (self._heads_last(x) for x in sequence)
+        q_rotary, k_rotary = q_rotary.swapaxes(2, 3), k_rotary.swapaxes(2, 3)  # [2, B, Q, 1, d / 2]
+        q, own_k, k = rotate(q, q_rotary), rotate(own_k, q_rotary), rotate(k, k_rotary)
+        return self.o_proj(conditional_attention(q, own_k, own_v, k, v, spans).flatten(-2))
 
-    def _join_heads(self, y: mx.array) -> mx.array:
-        return self.o_proj(y.swapaxes(1, 2).flatten(-2))  # [B, H, Lq, d] -> [B, Lq, H d] -> [B, Lq, D]
+    def _heads_last(self, x: mx.array) -> mx.array:
+        """``[B, L, n d]`` to ``[B, L, n, d]``."""
+        return x.reshape(*x.shape[:2], -1, self._args.head_size)
 
 
 class FeedForward(nn.Module):
@@ -138,26 +146,31 @@ class Layer(nn.Module):
         """The whole layer: ``[B, L, D]`` to ``[B, L, D]``."""
         return self._recomputed(self._whole)(x, rotary, mask, cache)
 
-    def combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
-        """The layer on projected inputs (see `Attention`): ``x [B, Lq, D]`` to ``[B, Lq, D]``."""
-        return self._recomputed(self._combine)(x, *attention_inputs)
+    def windowed(self, x: mx.array, *projected: Any) -> mx.array:
+        """The layer inside windows: ``x [U, R, D]`` and what `Attention.windowed` takes to ``[U, R, D]``."""
+        return self._recomputed(self._windowed)(x, *projected)
 
     def conditioned(self, x: mx.array, z: mx.array, *attention_inputs: Any) -> tuple[mx.array, mx.array]:
         """The layer for a sequence ``x [B, L, D]`` and for drawn pixels ``z [B, Q, D]`` that are conditioned on it."""
         return self._recomputed(self._conditioned)(x, z, *attention_inputs)
 
     def _conditioned(
-        self, x: mx.array, z: mx.array, rotary: mx.array, z_rotary: mx.array, mask: mx.array | str, visible: mx.array
+        self, x: mx.array, z: mx.array, rotary: mx.array, z_rotary: mx.array, mask: mx.array | str, spans: mx.array
     ) -> tuple[mx.array, mx.array]:
         q, k, v = self.project(x)
-        z = z + self.attention.conditional(self.project(z), (k, v), z_rotary, rotary, visible)
-        return self._combine(x, q, k, v, rotary, rotary, mask), z + self.ffn(rms_norm(self.ffn_norm, z))
+        z = z + self.attention.conditional(self.project(z), (k, v), z_rotary, rotary, spans)
+        return self._combine(x, q, k, v, rotary, rotary, mask), self._feed(z)
 
     def _whole(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any) -> mx.array:
         return self._combine(x, *self.project(x), rotary, rotary, mask, cache)
 
     def _combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
-        x = x + self.attention(*attention_inputs)
+        return self._feed(x + self.attention(*attention_inputs))
+
+    def _windowed(self, x: mx.array, *projected: Any) -> mx.array:
+        return self._feed(x + self.attention.windowed(*(projected or self.project(x))))
+
+    def _feed(self, x: mx.array) -> mx.array:
         return x + self.ffn(rms_norm(self.ffn_norm, x))
 
     def _recomputed(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -229,13 +242,12 @@ class ImageBlock(nn.Module):
 
     def states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
         """States ``[U, R, D]`` of chosen pixels from a `table`, which may serve several calls; see `__call__`."""
-        rotary = mx.array(rotary_table(windows.shape[1], self._args.head_size, self._args.rope_theta))  # [2, P, d/2]
         x, qkv = self._gather(table, windows)
         for n, layer in enumerate(self.layers):
-            qkv = qkv if n == 0 else None
+            qkv = qkv if n == 0 else ()
             if exact_savings and n == len(self.layers) - 1:
-                return self._read_out(layer, x, qkv, reads, rotary)
-            x = layer(x, rotary, "causal") if qkv is None else layer.combine(x, *qkv, rotary, rotary, "causal")
+                return self._read_out(layer, x, qkv, reads)
+            x = layer.windowed(x, *qkv)
         return mx.take_along_axis(x, reads[..., None], axis=1)
 
     def step(self, embeddings: mx.array, offset: int, caches: list[Any]) -> mx.array:
@@ -246,27 +258,26 @@ class ImageBlock(nn.Module):
             x = layer(x, rotary, None, cache)
         return x
 
-    def _gather(self, table: mx.array, windows: mx.array) -> tuple[mx.array, Any]:
+    def _gather(self, table: mx.array, windows: mx.array) -> tuple[mx.array, tuple[mx.array, ...]]:
         """Embeddings ``[U, P, D]``, and q, k, v of the first layer if the table has them."""
         rows, size = table[windows].astype(self._args.compute_dtype), self._args.head_size
         queries, keys = self._args.num_heads * size, self._args.num_kv_heads * size
         if table.shape[1] == self._args.hidden_size:
-            return rows, None
+            return rows, ()
         x, *qkv = mx.split(rows, np.cumsum([self._args.hidden_size, queries, keys]).tolist(), axis=-1)
         return x, tuple(qkv)
 
-    def _read_out(self, layer: Layer, x: mx.array, qkv: Any, reads: mx.array, rotary: mx.array) -> mx.array:
+    def _read_out(self, layer: Layer, x: mx.array, qkv: tuple[mx.array, ...], reads: mx.array) -> mx.array:
         """The last layer for the pixels that are read: ``R`` queries a window against all of its keys."""
         rows = mx.take_along_axis(x, reads[..., None], axis=1)  # [U, R, D]
-        if qkv is None:
+        if not qkv:
             y = rms_norm(layer.attention_norm, x)
             k, v = layer.attention.keys_values(y)
             q = layer.attention.queries(mx.take_along_axis(y, reads[..., None], axis=1))
         else:
             q, k, v = qkv
             q = mx.take_along_axis(q, reads[..., None], axis=1)
-        mask = (mx.arange(x.shape[1]) <= reads[..., None])[:, None]  # [U, 1, R, P]
-        return layer.combine(rows, q, k, v, rotary[:, reads][:, :, None], rotary, mask)
+        return layer.windowed(rows, q, k, v, reads)
 
 
 class PixWordModel(nn.Module):
@@ -335,13 +346,11 @@ class PixWordModel(nn.Module):
         dtype = self._args.compute_dtype
         rotary, mask = self._rotary(batch.positions), sequence_mask(batch)
         z_rotary = self._rotary(mx.take_along_axis(batch.positions, places, axis=1))
-        visible = mx.arange(x.shape[1]) < places[..., None]  # [B, Q, L]
-        if batch.segments is not None:
-            own = mx.take_along_axis(batch.segments, places, axis=1)
-            visible &= batch.segments[:, None, :] == own[..., None]
+        first = places - mx.take_along_axis(batch.positions, places, axis=1)  # of the pixel's own document
+        spans = mx.stack([first, places], axis=-1)  # [B, Q, 2]
         x, z = x.astype(dtype), z.astype(dtype)
         for layer in self.layers:
-            x, z = layer.conditioned(x, z, rotary, z_rotary, mask, visible)
+            x, z = layer.conditioned(x, z, rotary, z_rotary, mask, spans)
         return rms_norm(self.norm, x), rms_norm(self.norm, z)
 
     def extend(self, words: mx.array, positions: mx.array, cache: list[Any]) -> mx.array:

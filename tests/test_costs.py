@@ -63,7 +63,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     plain = {
         "linear": network.Linear.__call__, "table": network.Table.__call__, "logits": PixWordModel.logits,
         "image": network.ImageBlock.states, "first": network.ImageBlock.table,
-        "attention": network.attention, "conditional": network.conditional_attention,
+        "attention": network.attention, "window": network.window_attention,
+        "conditional": network.conditional_attention,
     }  # fmt: skip
 
     def linear(self: network.Linear, x: mx.array) -> mx.array:
@@ -90,14 +91,20 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         found[part[0]] += 4 * q.size * k.shape[2] // (2 if isinstance(mask, str) else 1)
         return plain["attention"](q, k, v, scale, mask)
 
-    def conditional(q: mx.array, k: mx.array, v: mx.array, keys: mx.array, *rest: Any) -> mx.array:
-        found[part[0]] += 4 * q.size * (keys.shape[2] + 1)
-        return plain["conditional"](q, k, v, keys, *rest)
+    def window(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+        assert reads is not None or q.shape[1] == k.shape[1]
+        found[part[0]] += 4 * q.size * k.shape[1] // (2 if reads is None else 1)
+        return plain["window"](q, k, v, reads, theta)
+
+    def conditional(q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, *rest: Any) -> mx.array:
+        found[part[0]] += 4 * q.size * (k.shape[1] + 1)
+        return plain["conditional"](q, own_k, own_v, k, *rest)
 
     for owner, name, function in (
         (network.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
         (network.ImageBlock, "states", image), (network.ImageBlock, "table", partialmethod(image, name="first")),
-        (network, "attention", attention), (network, "conditional_attention", conditional),
+        (network, "attention", attention), (network, "window_attention", window),
+        (network, "conditional_attention", conditional),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, function)
     return found
@@ -196,7 +203,8 @@ def products(path: Path, arrays: list[mx.array]) -> int:
 @pytest.fixture
 def bare(small_model: Build, monkeypatch: pytest.MonkeyPatch) -> PixWordModel:
     """All projections take as long here: windows of one pixel, square matrices. Attention is replaced: no products."""
-    monkeypatch.setattr(network, "attention", lambda q, k, v, scale, mask: q + mx.sum(k) + mx.sum(v))
+    for name in ("attention", "window_attention"):
+        monkeypatch.setattr(network, name, lambda q, k, v, *rest: q + mx.sum(k) + mx.sum(v))
     for module in ("elementary", "kernels.attention"):  # polynomials use products of their own
         monkeypatch.setattr(f"mlx_pixword.{module}.polynomials_pay", lambda *_: False)
     changes = {"window_size": 1, "image_size": 4, "fold_factor": 16, "num_kv_heads": 4, "intermediate_size": 32}

@@ -141,17 +141,18 @@ def test_without_drawn_pixels_the_objective_is_the_papers(small_model: Build, rn
 
 
 def test_conditional_attention_against_one_query_at_a_time(rng: np.random.Generator) -> None:
-    q = rng.standard_normal((2, 4, 5, 8))
-    k, v = rng.standard_normal((2, 2, 2, 5, 8))
-    prefix_k, prefix_v = rng.standard_normal((2, 2, 2, 6, 8))
-    visible = np.arange(6) < rng.integers(0, 7, (2, 5, 1))
-    arrays = [mx.array(a.astype(np.float32)) for a in (q, k, v, prefix_k, prefix_v)]
-    found = np.array(conditional_attention(*arrays, mx.array(visible), 0.3))
-    for b, h, i in itertools.product(range(2), range(4), range(5)):
-        keys = np.vstack([prefix_k[b, h // 2][visible[b, i]], k[b, h // 2, i]])
-        values = np.vstack([prefix_v[b, h // 2][visible[b, i]], v[b, h // 2, i]])
-        weights = np.exp(0.3 * keys @ q[b, h, i])
-        assert found[b, h, i] == pytest.approx(weights @ values / weights.sum(), abs=1e-5)
+    q = rng.standard_normal((2, 5, 4, 8))
+    own_k, own_v = rng.standard_normal((2, 2, 5, 2, 8))
+    k, v = rng.standard_normal((2, 2, 6, 2, 8))
+    spans = np.sort(rng.integers(0, 7, (2, 5, 2)), axis=-1).astype(np.int32)
+    arrays = [mx.array(a.astype(np.float32)) for a in (q, own_k, own_v, k, v)]
+    found = np.array(conditional_attention(*arrays, mx.array(spans)))
+    for b, i, h in itertools.product(range(2), range(5), range(4)):
+        seen = slice(*spans[b, i])
+        keys = np.vstack([k[b, seen, h // 2], own_k[b, i, h // 2]])
+        values = np.vstack([v[b, seen, h // 2], own_v[b, i, h // 2]])
+        weights = np.exp(8**-0.5 * keys @ q[b, i, h])
+        assert found[b, i, h] == pytest.approx(weights @ values / weights.sum(), abs=1e-5)
 
 
 # --- likelihood -------------------------------------------------------------------------------------------------------

@@ -27,14 +27,19 @@ def read_source(name: str) -> str:
 
 
 @cache
-def build_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Sequence[mx.array]]:
-    """The kernel in ``metal/NAME.metal``, as `mx.fast.metal_kernel` returns it; inputs are made contiguous."""
+def build_kernel(
+    name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], flags: tuple[str, ...] = ()
+) -> Callable[..., Sequence[mx.array]]:
+    """The kernel in ``metal/NAME.metal`` as `mx.fast.metal_kernel` returns it; ``flags`` are defined in its text.
+
+    Inputs are made contiguous.
+    """
     return metal_kernel(
-        name=f"pixword_{name}",
+        name="_".join(("pixword", name, *map(str.lower, flags))),
         input_names=list(inputs),
         output_names=list(outputs),
         source=read_source(f"{name}.metal"),
-        header=read_source("header.h"),
+        header="".join(f"#define {flag}\n" for flag in flags) + read_source("header.h"),
         ensure_row_contiguous=True,
     )
 

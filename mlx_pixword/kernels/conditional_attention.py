@@ -3,42 +3,103 @@
 B  rows    Q  queries a row    L  elements a row    H  query heads    G  key heads    d  head size
 """
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import mlx.core as mx
 
 from ..elementary import softmax
+from ._dispatch import dispatch
+from ._examples import bucket, normal, whole
+from ._kernel import Kernel
+from ._spans import attend
 
 
 def conditional_attention(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    prefix_k: mx.array,
-    prefix_v: mx.array,
-    visible: mx.array,
-    scale: float,
+    q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, v: mx.array, spans: mx.array
 ) -> mx.array:
-    """Softmax attention over a shared prefix and the query's own key: queries never see each other.
+    """Softmax attention over a span of a shared sequence and the query's own key: queries never see each other.
 
-        y_i = softmax([scale q_i K_visible^T, scale q_i k_i]) [V_visible; v_i]
+        y_i = softmax(d^-0.5 [q_i . k_j for first_i <= j < end_i, q_i . own_k_i]) [v_j, own_v_i]
 
     Args:
-        q: ``[B, H, Q, d]``, rotated.
-        k, v: the queries' own keys, rotated, and values ``[B, G, Q, d]``.
-        prefix_k, prefix_v: the sequence's keys, rotated, and values ``[B, G, L, d]``.
-        visible: boolean ``[B, Q, L]``, the elements a query sees besides itself.
-        scale: factor of the scores, ``d^-0.5``.
+        q: ``[B, Q, H, d]``, rotated.
+        own_k, own_v: the queries' own keys, rotated, and values ``[B, Q, G, d]``.
+        k, v: the sequence's keys, rotated, and values ``[B, L, G, d]``.
+        spans: int32 ``[B, Q, 2]``, ``first`` and ``end`` of the elements that a query sees besides itself.
 
     Returns:
-        ``[B, H, Q, d]`` in the type of ``q``; the softmax is float32.
+        ``[B, Q, H, d]`` in the type of ``q``; the softmax is float32.
 
     Source: DESIGN of this project, "dense" objective (a conditional form of arXiv 2605.14028).
     """
+    return dispatch(CONDITIONAL_ATTENTION, q, own_k, own_v, k, v, spans)
+
+
+def reference(q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, v: mx.array, spans: mx.array) -> mx.array:
+    """The same in MLX's own operations."""
+    q, own_k, own_v, k, v = (x.swapaxes(1, 2) for x in (q, own_k, own_v, k, v))  # [B, n, Q or L, d]
     rows, heads, queries, size = q.shape
-    groups = k.shape[1]
-    grouped = (q * scale).reshape(rows, groups, heads // groups, queries, size)  # [B, G, H / G, Q, d]
-    before = (grouped @ prefix_k[:, :, None].swapaxes(-1, -2)).astype(mx.float32)  # [B, G, H / G, Q, L]
+    groups, places = k.shape[1], mx.arange(k.shape[2])
+    visible = (places >= spans[..., :1]) & (places < spans[..., 1:])  # [B, Q, L]
+    grouped = (q * size**-0.5).reshape(rows, groups, heads // groups, queries, size)  # [B, G, H / G, Q, d]
+    before = (grouped @ k[:, :, None].swapaxes(-1, -2)).astype(mx.float32)  # [B, G, H / G, Q, L]
     before = before + mx.where(visible, 0.0, -mx.inf)[:, None, None]
-    own = mx.sum((grouped * k[:, :, None]).astype(mx.float32), axis=-1, keepdims=True)  # [B, G, H / G, Q, 1]
+    own = mx.sum((grouped * own_k[:, :, None]).astype(mx.float32), axis=-1, keepdims=True)  # [B, G, H / G, Q, 1]
     shares = softmax(mx.concatenate([before, own], axis=-1)).astype(q.dtype)
-    y = shares[..., :-1] @ prefix_v[:, :, None] + shares[..., -1:] * v[:, :, None]
-    return y.reshape(q.shape)
+    y = shares[..., :-1] @ v[:, :, None] + shares[..., -1:] * own_v[:, :, None]
+    return y.reshape(q.shape).swapaxes(1, 2)
+
+
+def launch(q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, v: mx.array, spans: mx.array) -> mx.array:
+    """The same by ``metal/attention.metal``."""
+    return attend(spans)(q, k, v, own_k, own_v)
+
+
+def example(*args: mx.array) -> tuple[Any, ...]:
+    *arrays, spans = args
+    return *(normal(x.shape, x.dtype, seed) for seed, x in enumerate(arrays)), _ends(spans.shape, args[3].shape[1])
+
+
+def _ends(shape: Any, length: int) -> mx.array:
+    """Spans from 0 to random ends, in rising order as windows have them."""
+    ends = mx.sort(whole(shape[:2], length + 1), axis=1)
+    return mx.stack([mx.zeros_like(ends), ends], axis=-1)
+
+
+def shape_class(*args: mx.array) -> Hashable:
+    """The heads decide; of the numbers of queries and elements only the power of two."""
+    q, k = args[0], args[3]
+    return q.dtype, q.shape[2:], k.shape[2:], bucket(q.shape[0]), bucket(q.shape[1]), bucket(k.shape[1])
+
+
+def standard() -> Mapping[str, tuple[Any, ...]]:
+    """Language blocks of the presets: of `upw-120m` with 4 drawn pixels a window at 224 px, and of `tiny`."""
+    return {
+        "upw-120m bfloat16": _case(1, 196 * 4, 199, 12, 6, 64, mx.bfloat16),
+        "upw-120m float32": _case(1, 196 * 4, 199, 12, 6, 64, mx.float32),
+        "tiny float32": _case(16, 63, 32, 4, 2, 16, mx.float32),
+    }
+
+
+def small() -> Mapping[str, tuple[Any, ...]]:
+    return {"196 windows of 3 drawn pixels, head 64": _case(1, 196 * 3, 199, 2, 1, 64, mx.float32)}
+
+
+def _case(rows: int, queries: int, length: int, heads: int, groups: int, size: int, dtype: mx.Dtype) -> tuple[Any, ...]:
+    own, shared = (rows, queries, groups, size), (rows, length, groups, size)
+    shapes = ((rows, queries, heads, size), own, own, shared, shared)
+    arrays = [normal(shape, dtype, seed) for seed, shape in enumerate(shapes)]
+    return *arrays, _ends((rows, queries), length)
+
+
+CONDITIONAL_ATTENTION = Kernel(
+    "conditional_attention",
+    reference=reference,
+    metal=launch,
+    example=example,
+    trained=True,
+    shape_class=shape_class,
+    standard=standard,
+    small=small,
+)
