@@ -8,8 +8,8 @@ const uint2 window = pixel / side, inside = pixel % side;
 const uint columns = min(side, width - window.x * side);  // a ragged window's rows are shorter
 const uint number = window.y * ((width + side - 1) / side) + window.x;
 const uint token = uint(tokens[number * side * side + inside.y * columns + inside.x]);
-const uint shift = 8 - bits, mask = (1u << shift) - 1, centre = ((1u << bits) - 1) / 2;
+const uint shift = 8 - bits, centre = ((1u << bits) - 1) / 2;
 auto color = rgb + 3 * (pixel.y * width + pixel.x);
-color[0] = uint8_t(((token & mask) << bits) + centre);
-color[1] = uint8_t((((token >> shift) & mask) << bits) + centre);
-color[2] = uint8_t((((token >> (2 * shift)) & mask) << bits) + centre);
+color[0] = uint8_t((token << bits) + centre);  // a level ends at bit 7: the cast drops the channels above
+color[1] = uint8_t((token >> shift << bits) + centre);
+color[2] = uint8_t((token >> (2 * shift) << bits) + centre);
