@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import PixWordError
     from .generation import generate_text, stream_generate
     from .hub import load, save_model
+    from .kernels.colors import fold_windows, unfold_windows
     from .likelihood import LogLikelihood, log_likelihood
     from .model import PixWordModel
     from .processor import Processor
@@ -31,6 +32,7 @@ _HOME = {
     "PixWordModel": "model",
     "Processor": "processor",
     "fold_colors": "colors",
+    "fold_windows": "kernels.colors",
     "generate_image": "drawing",
     "generate_images": "drawing",
     "generate_text": "generation",
@@ -39,6 +41,7 @@ _HOME = {
     "save_model": "hub",
     "stream_generate": "generation",
     "unfold_colors": "colors",
+    "unfold_windows": "kernels.colors",
 }
 __all__ = [
     "Batch",
@@ -48,6 +51,7 @@ __all__ = [
     "PixWordModel",
     "Processor",
     "fold_colors",
+    "fold_windows",
     "generate_image",
     "generate_images",
     "generate_text",
@@ -56,6 +60,7 @@ __all__ = [
     "save_model",
     "stream_generate",
     "unfold_colors",
+    "unfold_windows",
 ]
 
 if _advice := load_openblas():

@@ -1,31 +1,60 @@
 """`python -m mlx_pixword.doctor`: what this machine offers, and what would make it faster."""
 
+import json
 import os
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import mlx.core as mx
 
 from . import __version__
 from ._blas import INSTALL, loaded_openblas
-from .cli import Parser, run_command
+from .cli import parse, run_command
+from .kernels._dispatch import mode
+from .kernels.registry import Finding, survey
+from .settings import setting
 
 SIZE = 1024  # side of the matrices that are timed
+PRIVATE = ("BLAS", "C++ compiler")  # may hold paths; no report needs them
+
+
+@dataclass(frozen=True)
+class DoctorArgs:
+    """What this machine offers, and what would make it faster."""
+
+    report: bool = setting(False, "print the findings as JSON, to paste into a report on Metal kernels")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the findings, and advice where there is any."""
-    Parser(prog="python -m mlx_pixword.doctor", description=__doc__).parse_args(argv)
-    findings, advice = examine()
+    args = parse(DoctorArgs, "-m mlx_pixword.doctor", argv)
+    kernels, (findings, advice) = survey(), examine()
+    if args.report:
+        print(json.dumps(report(findings, kernels), indent=2))
+        return
+    findings |= {f"kernel {finding.kernel}": str(finding) for finding in kernels}
     width = max(map(len, findings))
     for name, value in findings.items():
         print(f"{name:<{width}}  {value}")
+    if any(trial.error for finding in kernels for trial in finding.trials.values()):
+        advice.append("a Metal kernel failed; please report it with what this prints: --report")
     for line in advice or ["nothing would make this machine faster that this program knows of"]:
         print(f"- {line}")
+
+
+def report(findings: dict[str, str], kernels: Sequence[Finding]) -> dict[str, Any]:
+    """What a report on Metal kernels needs: the machine, the versions and every trial; no names or paths."""
+    machine = {name: value for name, value in findings.items() if name not in PRIVATE}
+    return {
+        "report": "metal kernels", "machine": machine, "device": dict(mx.device_info()),
+        "kernels": [finding.as_json() for finding in kernels],
+    }  # fmt: skip
 
 
 def examine() -> tuple[dict[str, str], list[str]]:
@@ -43,7 +72,7 @@ def examine() -> tuple[dict[str, str], list[str]]:
         "bfloat16 matmul": f"{_flops(mx.bfloat16) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
         "exp": f"{_seconds(lambda: mx.exp(_matrix(mx.float32))) / SIZE**2 * 1e9:.2f} ns an element",
         "C++ compiler": shutil.which("g++") or "none (only --compile on needs one on Linux)",
-        "Metal kernels": "none in this version; MLX's own operations run everywhere",
+        "PIXWORD_KERNELS": mode(),
     }
     return findings, _advice(on_gpu)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import mlx.core as mx
 import numpy as np
 from PIL import Image
 
@@ -11,10 +12,11 @@ from .batch import BOS, END_IMAGE, IMAGE, Batch, Document, ImageTokens, collate,
 from .colors import fold_colors, unfold_colors
 from .errors import PixWordError
 from .images import fit_rgb
+from .kernels.colors import fold_windows
 from .tokenizer import Tokenizer
-from .windows import from_windows, num_windows, to_windows
+from .windows import from_windows, num_windows, to_windows, window_order
 
-Part: TypeAlias = "str | Image.Image | np.ndarray | ImageTokens | Sequence[int]"
+Part: TypeAlias = "str | Image.Image | np.ndarray | mx.array | ImageTokens | Sequence[int]"
 
 
 class Processor:
@@ -83,7 +85,7 @@ class Processor:
             return self.tokenizer.encode(part)
         if isinstance(part, ImageTokens):
             return part
-        if isinstance(part, Image.Image) or (isinstance(part, np.ndarray) and part.ndim > 1):
+        if isinstance(part, Image.Image) or (isinstance(part, np.ndarray | mx.array) and part.ndim > 1):
             return self.image(part)
         try:
             ids = [int(i) for i in part]
@@ -93,10 +95,17 @@ class Processor:
             raise PixWordError(f"word ids must lie in 0..{self.args.vocab_size - 1}, got {wrong[0]}")
         return ids
 
-    def image(self, image: "Image.Image | np.ndarray") -> ImageTokens:
-        """Fold one image: PIL, or uint8 ``[h, w, 3]``; scaled down to the model's image size if larger."""
-        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
+    def image(self, image: "Image.Image | np.ndarray | mx.array") -> ImageTokens:
+        """Fold one image: PIL, or uint8 ``[h, w, 3]``; scaled down to the model's image size if larger.
+
+        An array of MLX that is small enough is folded on its device.
+        """
+        if isinstance(image, np.ndarray | mx.array) and not _is_rgb(image):
             raise PixWordError(f"an image must be uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
+        if isinstance(image, mx.array):
+            if max(image.shape[:2]) <= self.args.image_size:
+                return _tokens_on_device(image, self.args)
+            image = np.array(image)
         rgb = fit_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image, self.args.image_size)
         return tokens_of(rgb, self.args)
 
@@ -116,6 +125,11 @@ class Processor:
         return f"Processor({words}, images to {a.image_size} px, {windows}, fold {a.fold_factor})"
 
 
+def _is_rgb(array: np.ndarray | mx.array) -> bool:
+    kind = mx.uint8 if isinstance(array, mx.array) else np.uint8
+    return array.dtype == kind and array.ndim == 3 and array.shape[2] == 3
+
+
 def tokens_of(rgb: np.ndarray, args: ModelArgs) -> ImageTokens:
     """Fold a fitted image, uint8 ``[h, w, 3]``, into windows; it must leave room for three words in a sequence."""
     height, width = rgb.shape[:2]
@@ -126,3 +140,10 @@ def tokens_of(rgb: np.ndarray, args: ModelArgs) -> ImageTokens:
             f"{args.max_seq_len - 3}; use larger windows, a smaller image size or a longer max_seq_len"
         )
     return ImageTokens(*to_windows(fold_colors(rgb, args.fold_factor), args.window_size, args.num_pix), height, width)
+
+
+def _tokens_on_device(rgb: mx.array, args: ModelArgs) -> ImageTokens:
+    """The same for an array of MLX no larger than the model's image size, which a sequence has room for."""
+    height, width, _ = rgb.shape
+    windows = np.array(fold_windows(rgb, args.fold_factor, args.window_size))
+    return ImageTokens(windows, window_order(height, width, args.window_size)[1], height, width)

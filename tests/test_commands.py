@@ -207,7 +207,7 @@ def test_the_doctor_reports_and_advises(capsys: Capture, monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "SIZE", 64)
     doctor.main([])
     report = capsys.readouterr().out
-    for word in ("mlx-pixword", "device", "memory", "BLAS", "float32 matmul", "Metal kernels"):
+    for word in ("mlx-pixword", "device", "memory", "BLAS", "float32 matmul", "PIXWORD_KERNELS", "kernel fold_colors"):
         assert word in report
     assert mx.default_device().type.name in report
 

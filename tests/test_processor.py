@@ -142,6 +142,17 @@ def test_arrays_are_images() -> None:
     np.testing.assert_array_equal(folded(PROCESSOR.document([array[::-1, ::2]])), fold_colors(array[::-1, ::2], 16))
 
 
+@pytest.mark.parametrize("size", [(6, 9), (24, 24), (1, 1), (5, 30), (40, 7)])
+def test_arrays_of_mlx_are_images_too(size: tuple[int, int]) -> None:
+    """The larger ones are scaled on the host, the others folded on the device."""
+    found, expected = PROCESSOR.image(mx.array(rgb(*size))), PROCESSOR.image(rgb(*size))
+    np.testing.assert_array_equal(found.windows, expected.windows)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    assert (found.height, found.width) == (expected.height, expected.width)
+    document = PROCESSOR.document(["say", mx.array(rgb(*size))])
+    np.testing.assert_array_equal(document.images[0].windows, expected.windows)
+
+
 def test_folded_images_are_taken_as_they_are() -> None:
     image = PROCESSOR.image(rgb(6, 9))
     assert PROCESSOR.document([image]).images == (image,)
@@ -228,9 +239,11 @@ def test_a_part_of_another_kind(part: Any) -> None:
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4, 3), np.int64),
+        mx.zeros((4, 4), mx.uint8),
+        mx.zeros((4, 4, 3), mx.bfloat16),
     ],
 )
-def test_arrays_that_are_no_image(array: np.ndarray) -> None:
+def test_arrays_that_are_no_image(array: np.ndarray | mx.array) -> None:
     refused(r"an image must be uint8 \[h, w, 3\], got", [array])
     with pytest.raises(PixWordError, match="must be uint8"):
         PROCESSOR.image(array)
@@ -239,6 +252,7 @@ def test_arrays_that_are_no_image(array: np.ndarray) -> None:
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
 def test_images_without_pixels(size: tuple[int, int]) -> None:
     refused("at least one pixel", [np.zeros((*size, 3), np.uint8)])
+    refused("at least one pixel", [mx.zeros((*size, 3), mx.uint8)])
 
 
 def test_text_without_a_tokenizer() -> None:

@@ -16,7 +16,7 @@ from ..errors import PixWordError, PixWordWarning
 from ._kernel import Decision, Kernel, KernelError
 from ._trial import compare, examine
 
-__all__ = ["Decision", "Kernel", "KernelError", "decide", "decisions", "dispatch", "mode"]
+__all__ = ["Decision", "Kernel", "KernelError", "available", "decide", "decisions", "dispatch", "mode"]
 
 VARIABLE, MODES = "PIXWORD_KERNELS", ("on", "off", "verify")
 
@@ -70,6 +70,11 @@ def mode() -> str:
     if value not in MODES:
         raise PixWordError(f"{VARIABLE} must be on, off or verify, got {value!r}")
     return value
+
+
+def available() -> bool:
+    """Whether kernels can run here at all, whatever ``PIXWORD_KERNELS`` says."""
+    return _metal_available()
 
 
 def _metal_available() -> bool:
