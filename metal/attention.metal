@@ -67,8 +67,8 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
     q[a][f] = fill(float(T(x.x)), float(T(x.y)));
     y[a][f] = fill(0.0f, 0.0f);
   }
-  highest[a] = LOWEST;
-  total[a] = 0.0f;
+  highest[a] = LOWEST;                                      // its weight is nothing beside a key's, so a query that
+  total[a] = 1.0f;                                          // sees nothing gives 0
 }
 simd_end = metal::simd_max(simd_end);
 
@@ -89,7 +89,6 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
     y[a][f] = fill(own_value[f].x, own_value[f].y);
   }
   highest[a] = row_sum(score) * scale;
-  total[a] = 1.0f;
 }
 #endif
 
@@ -159,12 +158,11 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
   const int row = start + local + a;
   if (row < num_queries * REPEAT) {
     const size_t place = packed<REPEAT>(batch, num_queries, heads, group, row);
-    const float share = total[a] > 0.0f ? 1.0f / total[a] : 0.0f;  // a query that sees nothing gives 0
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      store_pair(out + place * D + f * 8 + column, values_of(y[a][f]) * share);
+      store_pair(out + place * D + f * 8 + column, values_of(y[a][f]) / total[a]);
     }
     if (column == 0) {
-      sums[place] = total[a] > 0.0f ? highest[a] + metal::precise::log2(total[a]) : 0.0f;
+      sums[place] = highest[a] + metal::precise::log2(total[a]);
     }
   }
 }

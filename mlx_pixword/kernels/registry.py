@@ -6,8 +6,10 @@ from typing import Any
 from ._dispatch import Decision, Kernel, available, mode
 from ._trial import examine
 from .colors import FOLD, UNFOLD
+from .conditional_attention import CONDITIONAL_ATTENTION
+from .window_attention import WINDOW_ATTENTION
 
-KERNELS: tuple[Kernel, ...] = (FOLD, UNFOLD)
+KERNELS: tuple[Kernel, ...] = (FOLD, UNFOLD, WINDOW_ATTENTION, CONDITIONAL_ATTENTION)
 
 
 @dataclass(frozen=True)
