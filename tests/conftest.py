@@ -2,14 +2,16 @@
 
 import mlx_pixword  # noqa: F401  # isort: skip
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import metal_emulator
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_pixword.args import ModelArgs
+from mlx_pixword.kernels import _load
 from mlx_pixword.model import PixWordModel
 
 SMALL: dict[str, Any] = {
@@ -39,3 +41,14 @@ def small_model() -> Callable[..., PixWordModel]:
         return model
 
     return build
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[metal_emulator.Report]]:
+    """Metal kernels run in the emulator; gives the list to which every launch adds its report."""
+    monkeypatch.setattr(_load, "metal_kernel", metal_emulator.metal_kernel)
+    _load.build_kernel.cache_clear()
+    metal_emulator.reports.clear()
+    yield metal_emulator.reports
+    _load.build_kernel.cache_clear()
+    metal_emulator.reports.clear()

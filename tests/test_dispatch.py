@@ -386,6 +386,19 @@ def test_verify_runs_the_kernel_though_it_is_slower(monkeypatch):
     assert calls[-1] == "metal"
 
 
+def test_verify_compares_inside_gradients(monkeypatch):
+    monkeypatch.setenv("PIXWORD_KERNELS", "verify")
+
+    def gradient(metal):
+        return mx.grad(lambda x, y: mx.sum(dispatch(replace(KERNEL, metal=metal), x * x, y, 2.0)), (0, 1))(X, Y)
+
+    dx, dy = gradient(equal)
+    assert np.allclose(dx, 4 * X * Y) and np.allclose(dy, 2 * X * X)
+    for metal in (wrong, wrong_gradient):
+        with pytest.raises(KernelError):
+            gradient(metal)
+
+
 def test_verify_in_a_compiled_function_is_as_on(monkeypatch):
     monkeypatch.setenv("PIXWORD_KERNELS", "verify")
     with pytest.warns(PixWordWarning):

@@ -1,0 +1,153 @@
+// Shadow memory: bounds, initialisation and races of every access, by the element. Traffic by the line.
+#include "state.h"
+
+// --- regions ----------------------------------------------------------------------------------------------------------
+
+Region* find_region(u64 address, int space) {
+  for (u64 i = 0; i < S.regions.count; ++i) {
+    Region& r = S.regions[i];
+    if (static_cast<int>(r.space) == space && address - r.low < r.bytes) return &r;
+  }
+  return nullptr;
+}
+
+static void report_bounds(u64 address, u32 bytes, int space, bool write, u32 line) {
+  const Region* nearest = nullptr;
+  u64 best = ~0ul, distance = 0;
+  for (u64 i = 0; i < S.regions.count; ++i) {
+    Region& r = S.regions[i];
+    if (static_cast<int>(r.space) != space) continue;
+    distance = address < r.low ? r.low - address : address + bytes - (r.low + r.bytes);
+    if (distance < best) best = distance, nearest = &r;
+  }
+  const char* side = nearest && address < nearest->low ? "before" : "past the end of";
+  report("OUT-OF-BOUNDS", line, nearest ? nearest->name : "?", "%s of %u bytes ends %lu bytes %s it",
+         write ? "store" : "load", bytes, best, side);
+}
+
+// --- races ------------------------------------------------------------------------------------------------------------
+
+// Whether nothing orders an earlier touch before the access that happens now.
+static inline bool unordered(const Touch& old, u32 thread, int space, bool atomic) {
+  if (!old.thread || old.thread == thread || (atomic && (old.line & ATOMIC))) return false;
+  if (old.epoch < S.group_epoch[space]) return space == EMU_DEVICE;  // another threadgroup, never ordered
+  if (old.epoch < S.epoch[space]) return false;                      // a threadgroup barrier lies between
+  u32 simdgroup = S.fiber->position.simdgroup;
+  bool same = (old.thread - 1 - S.first_thread) / 32 == simdgroup;
+  return !(same && old.sub_epoch < S.simdgroups[simdgroup].epoch[space]);
+}
+
+static void report_race(Region& r, u64 index, const Touch& old, int space, bool write, u32 line, const char* verb) {
+  bool foreign = space == EMU_DEVICE && old.epoch < S.group_epoch[space];
+  u32 other = foreign ? old.thread - 1 : old.thread - 1 - S.first_thread;
+  report("RACE", line, r.name, "element %lu is %s here, and %s by thread %u%s at line %u; no barrier lies between", index,
+         write ? "written" : "read", verb, other, foreign ? " of the launch, in another threadgroup," : "",
+         old.line & ~ATOMIC);
+}
+
+static inline bool same_simdgroup(const Touch& a, const Touch& b) {
+  return (a.thread - 1 - S.first_thread) / 32 == (b.thread - 1 - S.first_thread) / 32;
+}
+
+// Two readers are enough to find every race inside a threadgroup: the last one, and the last one in another simdgroup
+// since the barrier, or else the last other thread of the same simdgroup. A third one serves other threadgroups.
+static inline void note_read(Element& e, const Touch& now, int space) {
+  Touch last = e.reader;
+  if (last.thread != now.thread) {
+    bool kept = e.reader2.epoch == now.epoch && e.reader2.thread && !same_simdgroup(e.reader2, now);
+    if (last.thread && last.epoch < S.group_epoch[space]) e.foreign = last;
+    if (!kept || !same_simdgroup(last, now)) e.reader2 = last;
+  }
+  e.reader = now;
+}
+
+static inline void note_write(Element& e, const Touch& now, bool atomic) {
+  if (atomic && (e.writer.line & ATOMIC) && e.writer.thread != now.thread) e.atomic_writer = e.writer;
+  e.writer = now;
+}
+
+// --- one access -------------------------------------------------------------------------------------------------------
+
+static void touch(Region& r, u64 index, int space, bool write, bool atomic, const Touch& now, u32 line) {
+  Element& e = r.elements[index];
+  bool filled = space == EMU_THREADGROUP ? e.writer.epoch >= S.group_epoch[space] : e.filled;
+  if ((!write || atomic) && !filled) report("UNINITIALISED", line, r.name, "element %lu was never written", index);
+  if (unordered(e.writer, now.thread, space, atomic))
+    report_race(r, index, e.writer, space, write, line, "written");
+  else if (unordered(e.atomic_writer, now.thread, space, atomic))
+    report_race(r, index, e.atomic_writer, space, write, line, "written");
+  if (write) {
+    const Touch* readers[] = {&e.reader, &e.reader2, &e.foreign};
+    for (const Touch* old : readers)
+      if (unordered(*old, now.thread, space, atomic)) report_race(r, index, *old, space, write, line, "read");
+    note_write(e, now, atomic);
+    e.filled = e.stored = 1;
+  }
+  if (!write || atomic) {
+    if (!atomic) note_read(e, now, space);
+    e.loaded = 1;
+  }
+}
+
+static inline void spend(u32 line) {
+  if (++S.launch->counters.work <= S.launch->budget) return;
+  report("BUDGET", line, "", "%lu accesses and loop turns are used up: an endless loop?", S.launch->budget);
+  stop();
+}
+
+static inline u64 access(u64 address, u32 bytes, u32 align, int space, bool write, bool atomic, u32 line) {
+  Launch& launch = *S.launch;
+  if (!launch.checked) return address;
+  u32 slot = (line < launch.lines ? line : 0) * SLOTS + 2 * space;
+  launch.line_bytes[slot + write] += bytes;
+  launch.line_accesses[slot + write]++;
+  if (atomic) launch.line_bytes[slot] += bytes;
+  spend(line);
+  Region* r = S.hot[slot];
+  if (!r || address - r->low >= r->bytes) S.hot[slot] = r = find_region(address, space);
+  if (!r || address - r->low + bytes > r->bytes) {
+    report_bounds(address, bytes, space, write, line);
+    return reinterpret_cast<u64>(S.spare);
+  }
+  if (address & (align - 1)) report("MISALIGNED", line, r->name, "the address must be a multiple of %u", align);
+  if (write && (r->flags & READ_ONLY)) report("READ-ONLY", line, r->name, "a store to an input");
+  if (space == EMU_CONSTANT) return address;
+  u32 simdgroup = S.fiber->position.simdgroup;
+  Touch now = {S.first_thread + S.fiber->position.index_in_threadgroup + 1, S.epoch[space],
+               S.simdgroups[simdgroup].epoch[space], static_cast<u16>(line | (atomic ? ATOMIC : 0))};
+  u64 last = (address - r->low + bytes - 1) >> r->shift;
+  for (u64 i = (address - r->low) >> r->shift; i <= last; ++i) touch(*r, i, space, write, atomic, now, line);
+  return address;
+}
+
+extern "C" {
+u64 emu_load_device(u64 a, u32 bytes, u32 align, u32 line) {
+  return access(a, bytes, align, EMU_DEVICE, false, false, line);
+}
+u64 emu_store_device(u64 a, u32 bytes, u32 align, u32 line) {
+  return access(a, bytes, align, EMU_DEVICE, true, false, line);
+}
+u64 emu_load_constant(u64 a, u32 bytes, u32 align, u32 line) {
+  return access(a, bytes, align, EMU_CONSTANT, false, false, line);
+}
+u64 emu_load_threadgroup(u64 a, u32 bytes, u32 align, u32 line) {
+  return access(a, bytes, align, EMU_THREADGROUP, false, false, line);
+}
+u64 emu_store_threadgroup(u64 a, u32 bytes, u32 align, u32 line) {
+  return access(a, bytes, align, EMU_THREADGROUP, true, false, line);
+}
+u64 emu_access(u64 a, u32 bytes, int space, int write, u32 line) {
+  return access(a, bytes, 1, space, write, false, line);
+}
+u64 emu_atomic(u64 a, u32 bytes, int space, u32 line) {
+  S.launch->counters.atomics++;
+  return access(a, bytes, bytes, space, true, true, line);
+}
+
+void emu_loop(u32 line) { spend(line); }
+void emu_bad_index(u32 line) { report("INDEX", line, "", "an index outside its array"); }
+void emu_bad_division(u32 line) {
+  report("DIVISION", line, "", "an integer is divided by zero");
+  stop();
+}
+}
