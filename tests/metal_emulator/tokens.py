@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _TOKEN = re.compile(
-    r"""(?P<skip>//[^\n]*|/\*.*?\*/|\s+)
+    r"""(?P<skip>//[^\n]*|/\*.*?\*/|\s+|\#(?:\\\n|[^\n])*)
       | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')
       | (?P<number>(?:0[xX][\da-fA-F.]+(?:[pP][+-]?\d+)?|\.?\d[\d.]*(?:[eE][+-]?\d+)?)[a-zA-Z]*)
       | (?P<name>[A-Za-z_]\w*)
@@ -28,7 +28,7 @@ class Token:
 
 
 def tokenize(text: str) -> list[Token]:
-    """All tokens but comments and white space."""
+    """All tokens but comments, white space and the preprocessor's lines."""
     return list(_tokens(text))
 
 
