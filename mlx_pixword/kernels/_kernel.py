@@ -16,7 +16,7 @@ class Kernel:
     All callables but ``standard`` and ``small`` take the same arguments: arrays, and static values that can be hashed.
 
     Args:
-        name: as in ``window_attention``; its sources are ``metal/NAME*.metal``.
+        name: as in ``window_attention``.
         reference: MLX operations; an array or a tuple of arrays.
         metal: the launch, with results of the same shapes and types; it has gradients if it is ``trained`` through.
         example: concrete random arguments of the same shape class. It reads shapes, types and static values alone, as
@@ -28,6 +28,7 @@ class Kernel:
         standard: arguments by name for `doctor` and the benchmark, of the sizes that training meets.
         small: the same for the emulator, of sizes that it runs in seconds.
         rival: MLX's own fused operation, where there is one, for the benchmark.
+        sources: names of its files in ``metal``, if it is not one file of the kernel's name.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Kernel:
     standard: Standard = dict
     small: Standard = dict
     rival: Callable[..., Any] | None = None
+    sources: tuple[str, ...] = ()
 
     def key(self, args: tuple[Any, ...]) -> Hashable:
         """The shape class of arguments; arrays are not read."""

@@ -13,6 +13,7 @@ import mlx.core as mx
 from ..elementary import custom
 from ._load import build_kernel
 
+SOURCES = ("attention", "attention_query_grad", "attention_key_grad")
 MOST_SIMDGROUPS = 8  # of a threadgroup
 
 Shape = tuple[Sequence[int], mx.Dtype]

@@ -12,7 +12,7 @@ from ..elementary import softmax
 from ._dispatch import dispatch
 from ._examples import bucket, normal, whole
 from ._kernel import Kernel
-from ._spans import attend
+from ._spans import SOURCES, attend
 
 
 def conditional_attention(
@@ -83,7 +83,7 @@ def standard() -> Mapping[str, tuple[Any, ...]]:
 
 
 def small() -> Mapping[str, tuple[Any, ...]]:
-    return {"196 windows of 3 drawn pixels, head 64": _case(1, 196 * 3, 199, 2, 1, 64, mx.float32)}
+    return {"N 196, M 3, d 64, H/G 2": _case(1, 196 * 3, 199, 2, 1, 64, mx.float32)}
 
 
 def _case(rows: int, queries: int, length: int, heads: int, groups: int, size: int, dtype: mx.Dtype) -> tuple[Any, ...]:
@@ -102,4 +102,5 @@ CONDITIONAL_ATTENTION = Kernel(
     shape_class=shape_class,
     standard=standard,
     small=small,
+    sources=SOURCES,
 )

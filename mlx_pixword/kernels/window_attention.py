@@ -13,7 +13,7 @@ from ..rotary import rotary_table, rotate, turns
 from ._dispatch import dispatch
 from ._examples import bucket, normal, whole
 from ._kernel import Kernel
-from ._spans import attend
+from ._spans import SOURCES, attend
 from .attention import attention
 
 
@@ -99,8 +99,8 @@ def standard() -> Mapping[str, tuple[Any, ...]]:
 
 def small() -> Mapping[str, tuple[Any, ...]]:
     return {
-        "P 256, head 64, 2 query heads a key head": _case(1, 256, 2, 1, 64, mx.float32),
-        "the same, 4 pixels read out": _case(1, 256, 2, 1, 64, mx.float32, reads=4),
+        "P 256, d 64, H/G 2": _case(1, 256, 2, 1, 64, mx.float32),
+        "the same, 4 read out": _case(1, 256, 2, 1, 64, mx.float32, reads=4),
     }
 
 
@@ -122,4 +122,5 @@ WINDOW_ATTENTION = Kernel(
     standard=standard,
     small=small,
     rival=fused,
+    sources=SOURCES,
 )
