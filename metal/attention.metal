@@ -62,10 +62,10 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
     float2 x = valid ? load_pair(queries + place + f * 8) : float2(0.0f);
 #ifdef ROPE
-    x = rotate(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
+    x = rotate_pair(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
 #endif
-    q[a][f] = fill(float(T(x.x)), float(T(x.y)));
-    y[a][f] = fill(0.0f, 0.0f);
+    q[a][f] = make_fragment(float(T(x.x)), float(T(x.y)));
+    y[a][f] = make_fragment(0.0f, 0.0f);
   }
   highest[a] = LOWEST;                                      // its weight is nothing beside a key's, so a query that
   total[a] = 1.0f;                                          // sees nothing gives 0
@@ -86,7 +86,7 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
       own_value[f] = load_pair(own_values + place + f * 8);
     }
     score += dot2(own_key[f], values_of(q[a][f]));
-    y[a][f] = fill(own_value[f].x, own_value[f].y);
+    y[a][f] = make_fragment(own_value[f].x, own_value[f].y);
   }
   highest[a] = row_sum(score) * scale;
 }
@@ -108,7 +108,7 @@ for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
   Fragment s[ROWS][TILE / 8];
   UNROLL for (int j = 0; j < TILE / 8; ++j) {
     UNROLL for (int a = 0; a < ROWS; ++a) {
-      s[a][j] = fill(0.0f, 0.0f);
+      s[a][j] = make_fragment(0.0f, 0.0f);
     }
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
       const Fragment k = load_transposed(key_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
@@ -146,7 +146,7 @@ for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
   }
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
     UNROLL for (int j = 0; j < TILE / 8; ++j) {
-      const Fragment v = load(value_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      const Fragment v = load_fragment(value_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
       UNROLL for (int a = 0; a < ROWS; ++a) {
         simdgroup_multiply_accumulate(y[a][f], s[a][j], v, y[a][f]);
       }

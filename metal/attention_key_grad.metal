@@ -41,12 +41,12 @@ UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
   float2 x = key < num_keys ? load_pair(keys + key_place + f * 8) : float2(0.0f);
   const float2 y = key < num_keys ? load_pair(values + key_place + f * 8) : float2(0.0f);
 #ifdef ROPE
-  x = rotate(x, turned(key, turns[(f * 8 + column) / 2]));
+  x = rotate_pair(x, turned(key, turns[(f * 8 + column) / 2]));
 #endif
-  k[f] = fill(float(T(x.x)), float(T(x.y)));
-  v[f] = fill(y.x, y.y);
-  dk[f] = fill(0.0f, 0.0f);
-  dv[f] = fill(0.0f, 0.0f);
+  k[f] = make_fragment(float(T(x.x)), float(T(x.y)));
+  v[f] = make_fragment(y.x, y.y);
+  dk[f] = make_fragment(0.0f, 0.0f);
+  dv[f] = make_fragment(0.0f, 0.0f);
 }
 
 for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
@@ -85,7 +85,7 @@ for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
     continue;
   }
   UNROLL for (int j = 0; j < TILE / 8; ++j) {
-    Fragment s = fill(0.0f, 0.0f), dp = fill(0.0f, 0.0f);   // keys down, rows across
+    Fragment s = make_fragment(0.0f, 0.0f), dp = make_fragment(0.0f, 0.0f);   // keys down, rows across
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
       const Fragment q = load_transposed(query_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
       const Fragment g = load_transposed(grad_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
@@ -101,8 +101,8 @@ for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
       dp.thread_elements()[e] = weight * (dp.thread_elements()[e] - row_product[i]) * scale;
     }
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      const Fragment g = load(grad_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
-      const Fragment q = load(query_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      const Fragment g = load_fragment(grad_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      const Fragment q = load_fragment(query_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
       simdgroup_multiply_accumulate(dv[f], s, g, dv[f]);
       simdgroup_multiply_accumulate(dk[f], dp, q, dk[f]);
     }
@@ -113,7 +113,7 @@ if (key < num_keys) {
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
     float2 x = values_of(dk[f]);
 #ifdef ROPE
-    x = rotate_back(x, turned(key, turns[(f * 8 + column) / 2]));
+    x = unrotate_pair(x, turned(key, turns[(f * 8 + column) / 2]));
 #endif
     store_pair(key_grad + key_place + f * 8, x);
     store_pair(value_grad + key_place + f * 8, values_of(dv[f]));

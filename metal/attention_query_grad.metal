@@ -62,13 +62,13 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
     const size_t at = place * D + f * 8 + column;
     float2 x = valid ? load_pair(queries + at) : float2(0.0f);
 #ifdef ROPE
-    x = rotate(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
+    x = rotate_pair(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
 #endif
     const float2 up = valid ? load_pair(out_grad + at) : float2(0.0f);
     dot += valid ? dot2(up, load_pair(out + at)) : 0.0f;
-    q[a][f] = fill(float(T(x.x)), float(T(x.y)));
-    g[a][f] = fill(up.x, up.y);
-    dq[a][f] = fill(0.0f, 0.0f);
+    q[a][f] = make_fragment(float(T(x.x)), float(T(x.y)));
+    g[a][f] = make_fragment(up.x, up.y);
+    dq[a][f] = make_fragment(0.0f, 0.0f);
   }
   product[a] = row_sum(dot);
   sum[a] = valid ? float(sums[place]) : 0.0f;
@@ -97,7 +97,7 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
   const float weight = metal::precise::exp2(row_sum(score) * scale * LOG2_E - sum[a]);
   const float ds = weight * (row_sum(change) - product[a]) * scale;
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-    dq[a][f] = fill(ds * own_key[f].x, ds * own_key[f].y);
+    dq[a][f] = make_fragment(ds * own_key[f].x, ds * own_key[f].y);
   }
   if (column == 0 && row < num_queries * REPEAT) {
     const size_t at = packed<REPEAT>(batch, num_queries, heads, group, row) * 2;
@@ -123,8 +123,8 @@ for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
   UNROLL for (int j = 0; j < TILE / 8; ++j) {
     Fragment s[ROWS], dp[ROWS];
     UNROLL for (int a = 0; a < ROWS; ++a) {
-      s[a] = fill(0.0f, 0.0f);
-      dp[a] = fill(0.0f, 0.0f);
+      s[a] = make_fragment(0.0f, 0.0f);
+      dp[a] = make_fragment(0.0f, 0.0f);
     }
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
       const Fragment k = load_transposed(key_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
@@ -144,7 +144,7 @@ for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
       }
     }
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      const Fragment k = load(key_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      const Fragment k = load_fragment(key_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
       UNROLL for (int a = 0; a < ROWS; ++a) {
         simdgroup_multiply_accumulate(dq[a][f], s[a], k, dq[a][f]);
       }
@@ -159,7 +159,7 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
       float2 x = values_of(dq[a][f]);
 #ifdef ROPE
-      x = rotate_back(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
+      x = unrotate_pair(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
 #endif
       store_pair(query_grad + place + f * 8, x);
     }

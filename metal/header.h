@@ -19,7 +19,7 @@ METAL_FUNC int fragment_column(uint lane) {
   return int(((lane / 4) & 2) * 2 + (lane % 2) * 2);
 }
 
-METAL_FUNC Fragment fill(float left, float right) {
+METAL_FUNC Fragment make_fragment(float left, float right) {
   Fragment f;
   f.thread_elements()[0] = left;
   f.thread_elements()[1] = right;
@@ -32,16 +32,16 @@ METAL_FUNC float2 values_of(Fragment f) {
 
 // Element (r, c) of the fragment is tile[r][c].
 template <typename T>
-METAL_FUNC Fragment load(const threadgroup T* tile, int pitch, int row, int column) {
+METAL_FUNC Fragment load_fragment(const threadgroup T* tile, int pitch, int row, int column) {
   const threadgroup T* p = tile + row * pitch + column;
-  return fill(float(p[0]), float(p[1]));
+  return make_fragment(float(p[0]), float(p[1]));
 }
 
 // Element (r, c) of the fragment is tile[c][r].
 template <typename T>
 METAL_FUNC Fragment load_transposed(const threadgroup T* tile, int pitch, int row, int column) {
   const threadgroup T* p = tile + column * pitch + row;
-  return fill(float(p[0]), float(p[pitch]));
+  return make_fragment(float(p[0]), float(p[pitch]));
 }
 
 // Over the four lanes, and eight columns, that share a row of a fragment.
@@ -80,11 +80,11 @@ METAL_FUNC float2 turned(int position, uint frequency) {
   return float2(metal::precise::cos(angle), metal::precise::sin(angle));
 }
 
-METAL_FUNC float2 rotate(float2 x, float2 angle) {
+METAL_FUNC float2 rotate_pair(float2 x, float2 angle) {
   return float2(x.x * angle.x - x.y * angle.y, x.x * angle.y + x.y * angle.x);
 }
 
-METAL_FUNC float2 rotate_back(float2 x, float2 angle) {
+METAL_FUNC float2 unrotate_pair(float2 x, float2 angle) {
   return float2(x.x * angle.x + x.y * angle.y, x.y * angle.x - x.x * angle.y);
 }
 
@@ -100,7 +100,7 @@ struct Still {
 struct ByRow {
   const threadgroup uint* frequencies;
   METAL_FUNC float2 operator()(float2 x, int row, int, int pair) const {
-    return rotate(x, turned(row, frequencies[pair]));
+    return rotate_pair(x, turned(row, frequencies[pair]));
   }
 };
 
@@ -108,11 +108,11 @@ struct ByEnd {
   const threadgroup uint* frequencies;
   const threadgroup int* ends;
   METAL_FUNC float2 operator()(float2 x, int, int local, int pair) const {
-    return rotate(x, turned(ends[local] - 1, frequencies[pair]));
+    return rotate_pair(x, turned(ends[local] - 1, frequencies[pair]));
   }
 };
 
-// ---- rows of [B, count, heads, D]: those of one group of REPEAT heads are packed, the heads of an element neighbours ----
+// ---- rows of [B, count, heads, D], packed for a group of REPEAT heads: those of an element are neighbours ----
 
 template <int REPEAT>
 METAL_FUNC size_t packed(int batch, int count, int heads, int group, int row) {
@@ -122,8 +122,8 @@ METAL_FUNC size_t packed(int batch, int count, int heads, int group, int row) {
 // Packed rows start .. start + TILE as a tile; rows beyond the last are 0.
 template <int REPEAT, int D, int TILE, int PITCH, typename T, typename Turn>
 METAL_FUNC void load_tile(
-    threadgroup T* tile, const device T* source, int batch, int count, int heads, int group, int start, int thread_index,
-    int threads, Turn turn) {
+    threadgroup T* tile, const device T* source, int batch, int count, int heads, int group, int start,
+    int thread_index, int threads, Turn turn) {
   for (int i = thread_index; i < TILE * D / 2; i += threads) {
     const int local = i / (D / 2), pair = i % (D / 2), row = start + local;
     float2 x = float2(0.0f);

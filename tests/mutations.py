@@ -10,7 +10,7 @@ from mlx_pixword.kernels import _load
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 VALUES = {
-    "fill(0.0f, 0.0f)": "fill(1.0f, 0.0f)",
+    "make_fragment(0.0f, 0.0f)": "make_fragment(1.0f, 0.0f)",
     "= 0.0f;": "= 1.0f;",
     "= 0.0f,": "= 1.0f,",
     "= 1.0f;": "= 0.0f;",

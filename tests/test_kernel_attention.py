@@ -12,7 +12,7 @@ from span_attention import TURN, Case, difference, expected, make_case
 
 from mlx_pixword.batch import collate
 from mlx_pixword.config import make_config
-from mlx_pixword.kernels import _dispatch, window_attention
+from mlx_pixword.kernels import _dispatch, conditional_attention, window_attention
 from mlx_pixword.kernels._spans import attend
 from mlx_pixword.losses import loss_sums, weighted_loss
 from mlx_pixword.model import PixWordModel
@@ -165,3 +165,14 @@ def test_the_model_with_every_kernel_emulated(
     assert len(reports) == 3 * (args.image_layers + args.num_layers)
     for (name, wanted), (_, found) in zip(tree_flatten(plain), tree_flatten(emulated_ones), strict=True):
         assert np.abs(np.array(found - wanted)).max() <= 1e-5 * max(np.abs(np.array(wanted)).max(), 1e-2), name
+
+
+@pytest.mark.parametrize(("size", "suits"), [(8, True), (128, True), (20, False), (136, False)])
+def test_other_head_sizes_run_the_reference(size: int, suits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(_dispatch, "_metal_available", lambda: True)
+    monkeypatch.setattr(_dispatch, "choose", lambda kernel, args: tried.append(kernel.name) or kernel.reference)
+    x = mx.ones((1, 4, 1, size))
+    window_attention.window_attention(x, x, x, None, 5e5)
+    conditional_attention.conditional_attention(x, x, x, x, x, mx.zeros((1, 4, 2), mx.int32))
+    assert tried == (["window_attention", "conditional_attention"] if suits else [])

@@ -16,7 +16,15 @@ from ._load import build_kernel
 SOURCES = ("attention", "attention_query_grad", "attention_key_grad")
 MOST_SIMDGROUPS = 8  # of a threadgroup
 
+LARGEST_HEAD = 128  # tiles of larger ones do not fit into threadgroup memory
+
 Shape = tuple[Sequence[int], mx.Dtype]
+
+
+def suits(q: mx.array, k: mx.array) -> bool:
+    """Whether the kernels can take queries and keys of these shapes; if not, the reference has to."""
+    size = q.shape[-1]
+    return size % 8 == 0 and size <= LARGEST_HEAD and q.size > 0 and k.size > 0
 
 
 def attend(spans: mx.array, frequencies: mx.array | None = None) -> Callable[..., mx.array]:

@@ -4,6 +4,7 @@ B  rows    Q  queries a row    L  elements a row    H  query heads    G  key hea
 """
 
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from ..elementary import softmax
 from ._dispatch import dispatch
 from ._examples import bucket, normal, whole
 from ._kernel import Kernel
-from ._spans import SOURCES, attend
+from ._spans import SOURCES, attend, suits
 
 
 def conditional_attention(
@@ -33,7 +34,8 @@ def conditional_attention(
 
     Source: DESIGN of this project, "dense" objective (a conditional form of arXiv 2605.14028).
     """
-    return dispatch(CONDITIONAL_ATTENTION, q, own_k, own_v, k, v, spans)
+    function = partial(dispatch, CONDITIONAL_ATTENTION) if suits(q, k) else reference
+    return function(q, own_k, own_v, k, v, spans)
 
 
 def reference(q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, v: mx.array, spans: mx.array) -> mx.array:

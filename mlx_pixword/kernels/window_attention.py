@@ -13,7 +13,7 @@ from ..rotary import rotary_table, rotate, turns
 from ._dispatch import dispatch
 from ._examples import bucket, normal, whole
 from ._kernel import Kernel
-from ._spans import SOURCES, attend
+from ._spans import SOURCES, attend, suits
 from .attention import attention
 
 
@@ -39,7 +39,7 @@ def window_attention(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | No
     Source: the image block of arXiv 2605.14028; RoPE, arXiv 2104.09864; the kernel, FlashAttention, arXiv 2205.14135.
     """
     reads = None if reads is None else mx.stop_gradient(reads)  # recomputed layers ask for the gradient of everything
-    return dispatch(WINDOW_ATTENTION, q, k, v, reads, theta)
+    return dispatch(WINDOW_ATTENTION, q, k, v, reads, theta) if suits(q, k) else reference(q, k, v, reads, theta)
 
 
 def reference(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
