@@ -9,6 +9,7 @@ import time
 import warnings
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -191,6 +192,14 @@ def test_tolerances_are_those_of_the_type(dtype, off, used):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PixWordWarning)
         assert last_run(kernel, mx.ones(64, dtype), mx.ones(64, dtype), 1.0)[1] == ("metal" if used else "reference")
+
+
+def test_the_page_says_what_is_tolerated():
+    page = " ".join((Path(__file__).parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8").split())
+    shares = [f"{share:.0e} in {str(dtype).rpartition('.')[2]}" for dtype, share in _trial.TOLERANCE.items()]
+    assert ", ".join(shares).replace("e-0", "e-") in page
+    assert _trial.ROUNDS == 5 and "the median of five rounds" in page
+    assert all(f"| `{value}` |" in page for value in module.MODES)
 
 
 def test_16_bit_kernels_are_compared_with_float32_and_need_not_round_as_mlx_does():
