@@ -244,6 +244,12 @@ def test_where_the_reference_is_not_finite_nothing_is_compared():
         assert not decide(replace(kernel, name="other", metal=wrong), X, Y, 2.0).used
 
 
+def test_a_reference_that_is_nowhere_finite_verifies_nothing():
+    kernel = replace(KERNEL, reference=lambda x, y, factor: scaled(x, y, factor) * mx.nan, trained=False)
+    with pytest.warns(PixWordWarning, match="inf times"):
+        assert not decide(kernel, X, Y, 2.0).verified
+
+
 def test_integers_must_be_equal():
     kernel = Kernel("next", lambda x: x + 1, lambda x: x + 1 + (x == 7), lambda x: (mx.arange(x.size),), False)
     assert decide(kernel, mx.array([1, 2])).used
