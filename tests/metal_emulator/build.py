@@ -11,7 +11,7 @@ from pathlib import Path
 from . import instrument
 from .compiler import HERE, digest, folder, put, run, toolchain
 from .errors import MetalCompileError
-from .lint import lint, lint_ir, lint_warnings
+from .lint import lint, lint_ir, lint_warnings, with_inexact_literals
 from .source import Buffer, Prepared, prepare
 
 _LANGUAGE = (
@@ -24,15 +24,12 @@ _METAL = (
     # As Metal has it: 1.0 is a float, and 16-bit arithmetic rounds after every operation.
     "-Xclang", "-cl-single-precision-constant",
     "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
+    "-ftrivial-auto-var-init=pattern",  # a thread's own variables start as NaN or a large number
     "-Wno-everything", "-Wimplicit-float-conversion", "-Wimplicit-int-float-conversion",
     "-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=return-type", "-Werror=vla",
     "-Werror=return-stack-address",
 )  # fmt: skip
-# A thread's own variables start as NaN or a large number, and indices and divisors are checked.
-_CHECKS = (
-    "-ftrivial-auto-var-init=pattern",
-    "-fsanitize=array-bounds,integer-divide-by-zero", "-fsanitize-minimal-runtime",
-)  # fmt: skip
+_CHECKS = ("-fsanitize=array-bounds,integer-divide-by-zero", "-fsanitize-minimal-runtime")
 _RUNTIME = ("-x", "c++", *_LANGUAGE, "-O2", "-fvisibility=hidden")
 
 
@@ -103,16 +100,23 @@ def _build(prepared: Prepared, source: str, whole: str, checked: bool, library: 
 def _front_end(prepared: Prepared, source: str, checked: bool) -> str:
     """LLVM IR of a kernel that passed clang and the lint."""
     mistakes = lint(source)
-    options = [*_flags(checked), "-include-pch", str(_header(checked)), "-S", "-emit-llvm", "-o", "-", "-"]
-    text = f'#line 1 "kernel.metal"\n{prepared.text}\n#line 1 "entry"\n{prepared.entry}\n'
     try:
-        ir, warnings = run([*toolchain().compile, "-x", "c++", *options], text)
+        ir, warnings = _clang(prepared.text, prepared.entry, checked, "-S", "-emit-llvm", "-o", "-")
+        if "bfloat" in source:
+            warnings += _clang(with_inexact_literals(prepared.text), prepared.entry, checked, "-fsyntax-only")[1]
     except MetalCompileError as error:
         raise MetalCompileError("\n".join([*mistakes, str(error)])) from None
     mistakes += [*lint_warnings(warnings), *lint_ir(ir)]
     if mistakes:
         raise MetalCompileError("\n".join(mistakes))
     return ir
+
+
+def _clang(text: str, entry: str, checked: bool, *options: str) -> tuple[str, str]:
+    """Output and warnings of the front end."""
+    header = ("-include-pch", str(_header(checked)))
+    whole = f'#line 1 "kernel.metal"\n{text}\n#line 1 "entry"\n{entry}\n'
+    return run([*toolchain().compile, "-x", "c++", *_flags(checked), *header, *options, "-"], whole)
 
 
 def _flags(checked: bool) -> tuple[str, ...]:
