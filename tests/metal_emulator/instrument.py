@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .errors import MetalCompileError
 from .source import apply_edits
 
+KERNEL_FILE = "kernel.metal"  # what debug information calls the text
 RED_ZONE = 4096
 _SPACES = {"1": "device", "2": "constant", "3": "threadgroup"}
 _SIZES = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
@@ -96,7 +97,7 @@ class _Module:
     def check(self, space: str, write: bool, pointer: str, size: int, align: int, line: int) -> tuple[str, str]:
         """The call before an access, and the pointer that the access then uses."""
         if write and space == "2":
-            raise MetalCompileError(f"kernel.metal:{line}: a store to constant memory")
+            raise MetalCompileError(f"{KERNEL_FILE}:{line}: error: a store to constant memory")
         self.count += 1
         function = f"emu_{'store' if write else 'load'}_{_SPACES[space]}"
         type_, result = f"ptr addrspace({space})", f"%emu.{self.count}"
@@ -104,7 +105,7 @@ class _Module:
         return call, result
 
 
-def instrument(ir: str, checked: bool = True, file: str = "kernel.metal") -> str:
+def instrument(ir: str, checked: bool = True, file: str = KERNEL_FILE) -> str:
     """The module with checks, or with the table of variables alone."""
     module = _Module(line_map(ir, file), checked)
     rows: list[tuple[str, str, int]] = []
@@ -119,7 +120,7 @@ def instrument(ir: str, checked: bool = True, file: str = "kernel.metal") -> str
     return "\n".join([body, _DECLARATIONS if checked else "", *_table(rows, module.granule)])
 
 
-def line_map(ir: str, file: str = "kernel.metal") -> dict[str, int]:
+def line_map(ir: str, file: str = KERNEL_FILE) -> dict[str, int]:
     """Lines of the kernel's own text; those of the emulator's headers are left out."""
     files = dict(_FILE.findall(ir))
     scopes = {scope for scope, of in _SCOPE.findall(ir) if files.get(of, "").endswith(file)}

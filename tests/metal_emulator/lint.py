@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .instrument import line_map
+from .instrument import KERNEL_FILE, line_map
 from .source import PACKED, SCALARS, VECTORS, apply_edits
 from .tokens import Token, closing, text_of, tokenize
 
@@ -28,7 +28,7 @@ _QUALIFIERS = frozenset({"const", "volatile", "static", "constexpr", "inline", "
 
 
 def message(line: int, text: str) -> str:
-    return f"kernel.metal:{line}: error: {text}"
+    return f"{KERNEL_FILE}:{line}: error: {text}"
 
 
 def lint(source: str) -> list[str]:
