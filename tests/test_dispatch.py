@@ -9,6 +9,7 @@ import time
 import warnings
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -193,6 +194,14 @@ def test_tolerances_are_those_of_the_type(dtype, off, used):
         assert last_run(kernel, mx.ones(64, dtype), mx.ones(64, dtype), 1.0)[1] == ("metal" if used else "reference")
 
 
+def test_the_page_says_what_is_tolerated():
+    page = " ".join((Path(__file__).parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8").split())
+    shares = [f"{share:.0e} in {str(dtype).rpartition('.')[2]}" for dtype, share in _trial.TOLERANCE.items()]
+    assert ", ".join(shares).replace("e-0", "e-") in page
+    assert _trial.ROUNDS == 5 and "the median of five rounds" in page
+    assert all(f"| `{value}` |" in page for value in module.MODES)
+
+
 def test_16_bit_kernels_are_compared_with_float32_and_need_not_round_as_mlx_does():
     def narrow(x, y, factor):
         return mx.cumsum(mx.cumsum(x))[-1:] * y * factor  # rounds at every step
@@ -233,6 +242,12 @@ def test_where_the_reference_is_not_finite_nothing_is_compared():
     assert decide(kernel, X, Y, 2.0).used
     with pytest.warns(PixWordWarning):
         assert not decide(replace(kernel, name="other", metal=wrong), X, Y, 2.0).used
+
+
+def test_a_reference_that_is_nowhere_finite_verifies_nothing():
+    kernel = replace(KERNEL, reference=lambda x, y, factor: scaled(x, y, factor) * mx.nan, trained=False)
+    with pytest.warns(PixWordWarning, match="inf times"):
+        assert not decide(kernel, X, Y, 2.0).verified
 
 
 def test_integers_must_be_equal():

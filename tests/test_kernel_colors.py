@@ -8,6 +8,7 @@ from mutants import Mutant, assert_caught
 
 from mlx_pixword.colors import FOLD_FACTORS, fold_colors, num_pix_tokens, unfold_colors
 from mlx_pixword.errors import PixWordError
+from mlx_pixword.kernels import _dispatch, _trial
 from mlx_pixword.kernels import colors as module
 from mlx_pixword.kernels.colors import FOLD, UNFOLD, fold_windows, unfold_windows
 from mlx_pixword.windows import to_windows
@@ -150,6 +151,19 @@ def test_images_that_are_views(emulated):
         assert np.array_equal(FOLD.metal(view, 16, 8), windows)
         columns = mx.contiguous(mx.array(windows).T).T  # the same values, column by column
         assert np.array_equal(UNFOLD.metal(columns, *view.shape[:2], 16, 8), folded)
+
+
+def test_dispatch_verifies_the_kernels_and_then_runs_them(emulated, monkeypatch):
+    monkeypatch.setattr(_dispatch, "_metal_available", lambda: True)
+    monkeypatch.setattr(_dispatch, "_decisions", {})
+    monkeypatch.setattr(_trial, "race", lambda runs: [1.0, 2.0])  # the emulator's speed says nothing
+    monkeypatch.delenv("PIXWORD_KERNELS", raising=False)
+    for case in ((37, 53, 16, 16), (1, 2, 16, 2), (37, 53, 16, 16)):
+        check(case, fold_windows, unfold_windows)
+    assert len(reports) == 2 * (2 + 2 + 1)  # a trial and a call, and for a known class a call
+    found = _dispatch.decisions()
+    assert [decision.kernel for decision in found] == ["fold_colors", "unfold_colors"] * 2
+    assert all(decision.used for decision in found)
 
 
 def test_one_build_serves_all_images_and_settings(emulated, monkeypatch):

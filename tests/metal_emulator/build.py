@@ -1,17 +1,18 @@
 """From a kernel's text to a shared library: clang, checks put into its IR, clang again, the linker. Kept by content."""
 
 import os
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from . import instrument
-from .compiler import HERE, digest, folder, put, run, toolchain
+from .compiler import HERE, Toolchain, digest, folder, run, toolchain
 from .errors import MetalCompileError
-from .lint import lint, lint_ir, lint_warnings
+from .instrument import KERNEL_FILE, instrument
+from .lint import lint, lint_ir, lint_warnings, with_inexact_literals
 from .source import Buffer, Prepared, prepare
 
 _LANGUAGE = (
@@ -24,15 +25,12 @@ _METAL = (
     # As Metal has it: 1.0 is a float, and 16-bit arithmetic rounds after every operation.
     "-Xclang", "-cl-single-precision-constant",
     "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
+    "-ftrivial-auto-var-init=pattern",  # a thread's own variables start as NaN or a large number
     "-Wno-everything", "-Wimplicit-float-conversion", "-Wimplicit-int-float-conversion",
     "-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=return-type", "-Werror=vla",
     "-Werror=return-stack-address",
 )  # fmt: skip
-# A thread's own variables start as NaN or a large number, and indices and divisors are checked.
-_CHECKS = (
-    "-ftrivial-auto-var-init=pattern",
-    "-fsanitize=array-bounds,integer-divide-by-zero", "-fsanitize-minimal-runtime",
-)  # fmt: skip
+_CHECKS = ("-fsanitize=array-bounds,integer-divide-by-zero", "-fsanitize-minimal-runtime")
 _RUNTIME = ("-x", "c++", *_LANGUAGE, "-O2", "-fvisibility=hidden")
 
 
@@ -51,21 +49,25 @@ class Kernel:
 def build(source: str, checked: bool = True) -> Kernel:
     """Compile a text as MLX generates it. Raises `MetalCompileError` with every message on a line."""
     start = time.perf_counter()
+    tools = toolchain()
     prepared = prepare(source)
-    whole = f'{prepared.text}\n#line 1 "entry"\n{prepared.entry}\n'
-    name = digest(whole, str(checked), _fingerprint())
+    name = digest(prepared.text, prepared.entry, str(checked), _fingerprint(tools))
     library = folder() / f"{name}.so"
-    built = not library.is_file()
-    if built:
-        _build(prepared, source, whole, checked, library)
-    else:
+    if library.is_file():
         os.utime(library)
-    seconds = time.perf_counter() - start if built else 0.0
-    return Kernel(library, prepared.kernel, prepared.buffers, source, checked, seconds)
+        return Kernel(library, prepared.kernel, prepared.buffers, source, checked, 0.0)
+    with tempfile.TemporaryDirectory(dir=folder()) as scratch:
+        object_, shared = Path(scratch) / "kernel.o", Path(scratch) / "kernel.so"
+        compile_object(prepared, source, checked, tools, object_)
+        run([*tools.link, str(object_), str(_runtime(tools)), "-o", str(shared)])
+        os.replace(shared, library)  # whole or not at all: processes may build side by side
+    return Kernel(library, prepared.kernel, prepared.buffers, source, checked, time.perf_counter() - start)
 
 
 def build_many(sources: Iterable[str], checked: bool = True, workers: int = 2) -> list[Kernel | MetalCompileError]:
     """Compile several texts at once; a text that does not compile gives its error."""
+    tools = toolchain()
+    _runtime(tools), _header(tools, checked)  # once, before the workers all make them
 
     def attempt(source: str) -> Kernel | MetalCompileError:
         try:
@@ -73,88 +75,93 @@ def build_many(sources: Iterable[str], checked: bool = True, workers: int = 2) -
         except MetalCompileError as error:
             return error
 
-    _runtime(), _header(True), _header(False)  # once, before the workers all make them
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(attempt, sources))
 
 
-def compiles(source: str) -> str:
-    """The front end and the lint alone: "" if the text is Metal, else the messages."""
+def mistakes(source: str) -> list[str]:
+    """What clang and the lint say against a text, without building it."""
     try:
-        _front_end(prepare(source), source, True)
+        _front_end(prepare(source), source, True, toolchain())
     except MetalCompileError as error:
-        return str(error)
-    return ""
+        return str(error).splitlines()
+    return []
 
 
-def _build(prepared: Prepared, source: str, whole: str, checked: bool, library: Path) -> None:
-    ir = instrument.instrument(_front_end(prepared, source, checked), checked)
-    scratch = library.with_suffix(f".{os.getpid()}-{id(prepared)}")
-    object_, shared = scratch.with_suffix(f"{scratch.suffix}.o"), scratch.with_suffix(f"{scratch.suffix}.so")
-    try:
-        run([*toolchain().compile, "-x", "ir", "-O1", "-fPIC", "-Wno-everything", "-c", "-o", str(object_), "-"], ir)
-        run([*toolchain().link, str(object_), str(_runtime()), "-o", str(shared)])
-        put(library, shared)
-    finally:
-        object_.unlink(missing_ok=True)
-        shared.unlink(missing_ok=True)
+# --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def _front_end(prepared: Prepared, source: str, checked: bool) -> str:
+def compile_object(prepared: Prepared, source: str, checked: bool, tools: Toolchain, out: Path) -> None:
+    """The kernel's code with its checks, for the processor that the tools are for."""
+    ir = instrument(_front_end(prepared, source, checked, tools), checked)
+    run([*tools.compile, "-x", "ir", "-O1", "-fPIC", "-Wno-everything", "-c", "-o", str(out), "-"], ir)
+
+
+def compile_runtime(tools: Toolchain, out: Path) -> None:
+    run([*tools.compile, *_RUNTIME, "-c", str(HERE / "runtime" / "runtime.cpp"), "-o", str(out)])
+
+
+def _compile_header(tools: Toolchain, checked: bool, out: Path) -> None:
+    options = ("-x", "c++-header", *_flags(checked), "-Xclang", "-fno-pch-timestamp")
+    run([*tools.compile, *options, str(HERE / "msl" / "metal.h"), "-o", str(out)])
+
+
+def _front_end(prepared: Prepared, source: str, checked: bool, tools: Toolchain) -> str:
     """LLVM IR of a kernel that passed clang and the lint."""
-    mistakes = lint(source)
-    options = [*_flags(checked), "-include-pch", str(_header(checked)), "-S", "-emit-llvm", "-o", "-", "-"]
-    text = f'#line 1 "kernel.metal"\n{prepared.text}\n#line 1 "entry"\n{prepared.entry}\n'
+    found = lint(source)
+    clang = partial(_clang, prepared.entry, checked, tools)
     try:
-        ir, warnings = run([*toolchain().compile, "-x", "c++", *options], text)
+        ir, warnings = clang(prepared.text, "-S", "-emit-llvm", "-o", "-")
+        if "bfloat" in source:
+            warnings += clang(with_inexact_literals(prepared.text), "-fsyntax-only")[1]
     except MetalCompileError as error:
-        raise MetalCompileError("\n".join([*mistakes, str(error)])) from None
-    mistakes += [*lint_warnings(warnings), *lint_ir(ir)]
-    if mistakes:
-        raise MetalCompileError("\n".join(mistakes))
+        raise MetalCompileError("\n".join([*found, str(error)])) from None
+    found += [*lint_warnings(warnings), *lint_ir(ir)]
+    if found:
+        raise MetalCompileError("\n".join(found))
     return ir
+
+
+def _clang(entry: str, checked: bool, tools: Toolchain, text: str, *options: str) -> tuple[str, str]:
+    """Output and warnings of the front end."""
+    header = ("-include-pch", str(_header(tools, checked)))
+    whole = f'#line 1 "{KERNEL_FILE}"\n{text}\n#line 1 "entry"\n{entry}\n'
+    return run([*tools.compile, "-x", "c++", *_flags(checked), *header, *options, "-"], whole)
 
 
 def _flags(checked: bool) -> tuple[str, ...]:
     return (*_LANGUAGE, *_METAL, *(_CHECKS if checked else ()))
 
 
-# --- what all kernels share -------------------------------------------------------------------------------------------
+# --- what all kernels share: made once, kept by content ---------------------------------------------------------------
 
 
 @cache
-def _contents() -> str:
-    """All of the emulator that shapes a compiled kernel."""
-    code = (HERE / "instrument.py", HERE / "build.py", *HERE.glob("msl/*.h"), *HERE.glob("runtime/*"))
-    return digest(*(path.read_bytes() for path in sorted(code)), str(HERE))
+def _fingerprint(tools: Toolchain) -> str:
+    """Of the compiler, and of all that shapes a compiled kernel."""
+    names = ("build.py", "instrument.py", "lint.py", "source.py", "tokens.py")
+    code = [HERE / name for name in names] + sorted([*HERE.glob("msl/*"), *HERE.glob("runtime/*")])
+    return digest(*(path.read_bytes() for path in code), str(HERE), tools.fingerprint)
 
 
-@cache
-def _fingerprint() -> str:
-    return digest(_contents(), toolchain().fingerprint)
-
-
-def _make_once(name: str, command: list[str]) -> Path:
-    path = folder() / f"{Path(name).stem}-{_fingerprint()}{Path(name).suffix}"
-    if not path.is_file():
-        scratch = path.with_suffix(f".{os.getpid()}{path.suffix}")
-        run([*command, "-o", str(scratch)])
-        put(path, scratch)
-    else:
+def _once(name: str, tools: Toolchain, make: Callable[[Path], None]) -> Path:
+    path = folder() / f"{_fingerprint(tools)}-{name}"
+    if path.is_file():
         os.utime(path)
+        return path
+    with tempfile.TemporaryDirectory(dir=folder()) as scratch:
+        made = Path(scratch) / name
+        make(made)
+        os.replace(made, path)
     return path
 
 
 @cache
-def _runtime() -> Path:
-    code = str(HERE / "runtime" / "runtime.cpp")
-    return _make_once("runtime.o", [*toolchain().compile, *_RUNTIME, "-c", code])
+def _runtime(tools: Toolchain) -> Path:
+    return _once("runtime.o", tools, partial(compile_runtime, tools))
 
 
 @cache
-def _header(checked: bool) -> Path:
-    """The Metal headers, compiled; saves their parsing for every kernel."""
-    code = str(HERE / "msl" / "metal.h")
-    options = ["-x", "c++-header", *_flags(checked), "-Xclang", "-fno-pch-timestamp", code]
-    name = "metal-checked.pch" if checked else "metal.pch"
-    return _make_once(name, [*toolchain().compile, *options])
+def _header(tools: Toolchain, checked: bool) -> Path:
+    """The Metal headers, parsed; a kernel compiles in half the time with them."""
+    return _once(f"metal-{checked}.pch", tools, partial(_compile_header, tools, checked))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -26,11 +26,25 @@ _V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # /proc/cpuinfo's names 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Commands, without files. `fingerprint` changes when their output may."""
+    """Commands, without files. `version` is what the compiler says of itself."""
 
-    compile: tuple[str, ...]
+    driver: tuple[str, ...]
+    options: tuple[str, ...]
     link: tuple[str, ...]
-    fingerprint: str
+    version: str
+
+    @property
+    def compile(self) -> tuple[str, ...]:
+        return (*self.driver, *self.options)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what the commands make may change."""
+        return " ".join((self.version, *self.compile, *self.link))
+
+    def compiling_for(self, target: str) -> "Toolchain":
+        """The same compiler for another machine, such as ``aarch64-unknown-linux-gnu``."""
+        return replace(self, options=(f"--target={target}",))
 
 
 @cache
@@ -39,43 +53,38 @@ def toolchain() -> Toolchain:
     chosen = os.environ.get("METAL_EMULATOR_CXX")
     names = [chosen] if chosen else [*(f"clang++-{n}" for n in range(OLDEST + 8, OLDEST - 1, -1)), "clang++"]
     for name in names:
-        if (path := shutil.which(name)) and (version := _clang_version(path)):
-            return _toolchain((path,), (path, "-shared", *_NO_LIBRARIES), version)
-    spec = importlib.util.find_spec("ziglang")
-    if chosen or spec is None or spec.origin is None:
-        raise CompilerMissing(
-            f"the Metal emulator needs clang++ {OLDEST} or newer, or the ziglang package; "
-            f"found neither{f' as METAL_EMULATOR_CXX={chosen}' if chosen else ''}: pip install ziglang"
-        )
-    zig = str(Path(spec.origin).parent / "zig")
-    # `zig clang` and `zig ld.lld` are the bare tools: no cache, no libraries built on first use.
-    link = (zig, "cc", "-shared") if sys.platform == "darwin" else (zig, "ld.lld", "-shared", "-Bsymbolic")
-    return _toolchain((zig, "clang", f"--target={_target()}"), link, _version_text((zig, "clang")))
+        if (path := shutil.which(name)) and (version := _new_enough(path)):
+            return Toolchain((path,), _processor(), (path, "-shared", *_SYSTEM_LINK), version)
+    spec = None if chosen else importlib.util.find_spec("ziglang")
+    if spec and spec.origin:
+        return _zig(str(Path(spec.origin).parent / "zig"))
+    raise CompilerMissing(
+        f"the Metal emulator needs clang++ {OLDEST} or newer or the ziglang package, and "
+        f"{f'METAL_EMULATOR_CXX={chosen} is not the first' if chosen else 'found neither'}: pip install ziglang"
+    )
 
 
-_NO_LIBRARIES = () if sys.platform == "darwin" else ("-nostdlib", "-Wl,-Bsymbolic")
+_SYSTEM_LINK = () if sys.platform == "darwin" else ("-nostdlib", "-Wl,-Bsymbolic")
 
 
-def _target() -> str:
-    machine = platform.machine()
-    return f"{machine}-apple-macos13" if sys.platform == "darwin" else f"{machine}-unknown-linux-gnu"
+def _zig(zig: str) -> Toolchain:
+    """`zig clang` and `zig ld.lld` are the bare tools: no cache, and no libraries built on first use."""
+    machine, mac = platform.machine(), sys.platform == "darwin"
+    target = f"--target={machine}-apple-macos13" if mac else f"--target={machine}-unknown-linux-gnu"
+    link = (zig, "cc", "-shared") if mac else (zig, "ld.lld", "-shared", "-Bsymbolic")
+    return Toolchain((zig, "clang"), (target, *_processor()), link, _version((zig, "clang")))
 
 
-def _version_text(command: Sequence[str]) -> str:
+def _version(command: Sequence[str]) -> str:
     result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False, env=_environment())
     return result.stdout
 
 
-def _clang_version(path: str) -> str:
-    """What a clang that is new enough says of itself, else ""."""
-    text = _version_text((path,))
+def _new_enough(path: str) -> str:
+    """What a clang of version `OLDEST` or newer says of itself, else ""."""
+    text = _version((path,))
     found = re.search(r"clang version (\d+)", text)
     return text if found and int(found[1]) >= OLDEST else ""
-
-
-def _toolchain(compiler: tuple[str, ...], link: tuple[str, ...], version: str) -> Toolchain:
-    compiler = (*compiler, *_processor())
-    return Toolchain(compiler, link, " ".join((version, *compiler, *link)))
 
 
 def _processor() -> tuple[str, ...]:
@@ -91,7 +100,8 @@ def run(command: Sequence[str], text: str = "") -> tuple[str, str]:
     """Run a compiler on a text; returns its output and warnings, raises `MetalCompileError` with its messages."""
     result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=_environment())
     if result.returncode:
-        raise MetalCompileError(result.stderr.strip() or f"{command[0]} ended with status {result.returncode}")
+        lines = [line for line in result.stderr.splitlines() if not line.startswith("In file included from")]
+        raise MetalCompileError("\n".join(lines) or f"{command[0]} ended with status {result.returncode}")
     return result.stdout, result.stderr
 
 
@@ -138,9 +148,3 @@ def digest(*parts: str | bytes) -> str:
     for part in parts:
         whole.update((part.encode() if isinstance(part, str) else part) + b"\0")
     return whole.hexdigest()[:20]
-
-
-def put(path: Path, make: Path) -> Path:
-    """Move a finished file to its place, whole or not at all, so that processes may build side by side."""
-    os.replace(make, path)
-    return path

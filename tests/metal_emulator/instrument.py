@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from .errors import MetalCompileError
 from .source import apply_edits
 
+KERNEL_FILE = "kernel.metal"  # what debug information calls the text
 RED_ZONE = 4096
 _SPACES = {"1": "device", "2": "constant", "3": "threadgroup"}
 _SIZES = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 
-_ACCESS = re.compile(
-    r"^\s+(?:(?P<load>%\S+ = load) (?:volatile )?(?P<type>.+?)|store (?:volatile )?(?P<value>.+?)), "
-    r"ptr addrspace\((?P<space>[123])\) (?P<pointer>.+?), align (?P<align>\d+)(?=,|$)"
-)
+_ACCESS = re.compile(r"^(\s+(?:%\S+ = (?P<load>load)|store) (?:volatile )?)(?P<operands>.*)$")
 _MEMORY = re.compile(r"call void @llvm\.(memcpy|memmove|memset)\S*?\((?P<arguments>.*), i64 (?P<bytes>\d+), i1 \w+\)")
 _POINTER = re.compile(
     r"ptr(?: addrspace\((\d)\))? (?:\w+(?:\(\d+\))? |align \d+ )*(%[-\w.\"]+|@[-\w.\"]+|getelementptr .*?\))"
@@ -61,6 +59,18 @@ def scalar_size(type_: str) -> int:
     return size_of(type_)
 
 
+def split_operands(text: str) -> list[str]:
+    """Operands of an instruction, at the commas outside brackets."""
+    depth, parts = 0, [""]
+    for character in text:
+        depth += (character in "<[{(") - (character in ">]})")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
 def split_type(text: str) -> tuple[str, str]:
     """A leading IR type, and what follows it."""
     depth = 0
@@ -87,7 +97,7 @@ class _Module:
     def check(self, space: str, write: bool, pointer: str, size: int, align: int, line: int) -> tuple[str, str]:
         """The call before an access, and the pointer that the access then uses."""
         if write and space == "2":
-            raise MetalCompileError(f"kernel.metal:{line}: a store to constant memory")
+            raise MetalCompileError(f"{KERNEL_FILE}:{line}: error: a store to constant memory")
         self.count += 1
         function = f"emu_{'store' if write else 'load'}_{_SPACES[space]}"
         type_, result = f"ptr addrspace({space})", f"%emu.{self.count}"
@@ -95,10 +105,9 @@ class _Module:
         return call, result
 
 
-def instrument(ir: str, checked: bool = True, file: str = "kernel.metal") -> str:
+def instrument(ir: str, checked: bool = True, file: str = KERNEL_FILE) -> str:
     """The module with checks, or with the table of variables alone."""
-    _forbid(ir)
-    module = _Module(_line_map(ir, file), checked)
+    module = _Module(line_map(ir, file), checked)
     rows: list[tuple[str, str, int]] = []
     out: list[str] = []
     for text in ir.split("\n"):
@@ -111,22 +120,11 @@ def instrument(ir: str, checked: bool = True, file: str = "kernel.metal") -> str
     return "\n".join([body, _DECLARATIONS if checked else "", *_table(rows, module.granule)])
 
 
-def _line_map(ir: str, file: str) -> dict[str, int]:
+def line_map(ir: str, file: str = KERNEL_FILE) -> dict[str, int]:
     """Lines of the kernel's own text; those of the emulator's headers are left out."""
     files = dict(_FILE.findall(ir))
     scopes = {scope for scope, of in _SCOPE.findall(ir) if files.get(of, "").endswith(file)}
     return {name: int(line) for name, line, scope in _LOCATION.findall(ir) if scope in scopes}
-
-
-def _forbid(ir: str) -> None:
-    for pattern, what in (
-        (r"\baddrspacecast\b", "a pointer is cast from one address space to another"),
-        (r"\b(?:atomicrmw|cmpxchg|load atomic|store atomic)\b", "a C++ atomic"),
-    ):
-        if found := re.search(rf"^.*{pattern}.*$", ir, re.MULTILINE):
-            dbg = re.search(r"!dbg (!\d+)", found[0])
-            line = _line_map(ir, "kernel.metal").get(dbg[1], 0) if dbg else 0
-            raise MetalCompileError(f"kernel.metal:{line}: {what}")
 
 
 def _instruction(text: str, module: _Module) -> Iterator[str]:
@@ -136,7 +134,7 @@ def _instruction(text: str, module: _Module) -> Iterator[str]:
     line = module.line_of(text) if "!dbg" in text else 0
     if "ptr addrspace(" in text:
         if match := _ACCESS.match(text):
-            yield from _access(match, text, module, line)
+            yield from _access(match, module, line)
             return
         if match := _MEMORY.search(text):
             yield from _block(match, text, module, line)
@@ -149,14 +147,19 @@ def _instruction(text: str, module: _Module) -> Iterator[str]:
     yield text
 
 
-def _access(match: re.Match[str], text: str, module: _Module, line: int) -> Iterator[str]:
-    type_ = match["type"] or split_type(match["value"])[0]
-    if match["space"] == "3":
+def _access(match: re.Match[str], module: _Module, line: int) -> Iterator[str]:
+    operands = split_operands(match["operands"])  # type and pointer, or value and pointer; then the alignment
+    pointer = re.fullmatch(r"ptr addrspace\(([123])\) (.+)", operands[1])
+    if pointer is None:  # of the thread's own memory; the value is a pointer
+        yield match[0]
+        return
+    type_ = operands[0] if match["load"] else split_type(operands[0])[0]
+    if pointer[1] == "3":
         module.granule = min(module.granule, scalar_size(type_))
-    write = match["load"] is None
-    call, pointer = module.check(match["space"], write, match["pointer"], size_of(type_), int(match["align"]), line)
+    align = int(operands[2].removeprefix("align "))
+    call, address = module.check(pointer[1], not match["load"], pointer[2], size_of(type_), align, line)
     yield call
-    yield text[: match.start("pointer")] + pointer + text[match.end("pointer") :]
+    yield f"{match[1]}{operands[0]}, ptr addrspace({pointer[1]}) {address}, align {align}"
 
 
 def _block(match: re.Match[str], text: str, module: _Module, line: int) -> Iterator[str]:

@@ -2,44 +2,43 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-from .source import PACKED, SCALARS, VECTORS
+from .instrument import KERNEL_FILE, line_map
+from .source import PACKED, SCALARS, VECTORS, apply_edits
 from .tokens import Token, closing, text_of, tokenize
 
 SPACES = frozenset({"device", "constant", "threadgroup", "thread"})
 _FORBIDDEN = {
-    "std": "the C++ standard library",
-    "dynamic_cast": "dynamic_cast",
-    "typeid": "typeid",
-    "try": "exceptions",
-    "catch": "exceptions",
-    "throw": "exceptions",
-    "goto": "goto",
-    "virtual": "virtual functions",
-    "new": "dynamic allocation",
-    "delete": "dynamic allocation",
-    "malloc": "dynamic allocation",
-    "double": "double",
-    "thread_local": "thread_local",
-    "register": "register",
-    "asm": "assembly",
-    "__asm__": "assembly",
-    "volatile_cast": "volatile_cast",
+    "C++ standard library": ("std",),
+    "run-time type information": ("dynamic_cast", "typeid"),
+    "exceptions": ("try", "catch", "throw"),
+    "goto": ("goto",),
+    "virtual functions": ("virtual",),
+    "dynamic allocation": ("new", "delete", "malloc"),
+    "double": ("double",),
+    "thread_local": ("thread_local",),
+    "register": ("register",),
+    "assembly": ("asm", "__asm__"),
 }
+_WORDS = {word: what for what, words in _FORBIDDEN.items() for word in words}
+_STATEMENTS = frozenset({"if", "for", "while", "switch", "return", "catch", "sizeof", "decltype"})
 _QUALIFIERS = frozenset({"const", "volatile", "static", "constexpr", "inline", "typename"})
 
 
 def message(line: int, text: str) -> str:
-    return f"kernel.metal:{line}: error: {text}"
+    return f"{KERNEL_FILE}:{line}: error: {text}"
 
 
 def lint(source: str) -> list[str]:
     """Messages about a text, in the order of the lines."""
     tokens = tokenize(source)
     types = _types(tokens)
-    bodies = _function_bodies(tokens)
-    found = [*_words(tokens), *_pointers(tokens, types), *_threadgroup(tokens, bodies), *_statics(tokens, bodies)]
-    found += [*_lambdas(tokens), *_bases(tokens), *_matrices(tokens)]
+    functions = list(_functions(tokens))
+    found = [*_words(tokens), *_lambdas(tokens), *_bases(tokens), *_pointers(tokens, types)]
+    found += [*_array_parameters(tokens, functions), *_threadgroup(tokens, functions), *_statics(tokens, functions)]
+    found += [*_program_scope(tokens, types), *_members(tokens)]
     return sorted(set(found), key=lambda text: int(text.split(":")[1]))
 
 
@@ -49,32 +48,29 @@ def lint(source: str) -> list[str]:
 def _words(tokens: Sequence[Token]) -> Iterator[str]:
     for i, token in enumerate(tokens):
         member = i > 0 and tokens[i - 1].text in (".", "->")
-        if token.kind == "name" and token.text in _FORBIDDEN and not member:
-            yield message(token.line, f"Metal has no {_FORBIDDEN[token.text]} ({token.text})")
+        if token.kind == "name" and token.text in _WORDS and not member:
+            yield message(token.line, f"Metal has no {_WORDS[token.text]} ({token.text})")
         if token.kind == "number" and re.fullmatch(r"[\d.]+(?:[eE][-+]?\d+)?[lL]", token.text) and "." in token.text:
             yield message(token.line, f"Metal has no long double ({token.text})")
+
+        if token.text.startswith("emu_"):
+            yield message(token.line, f"{token.text} is the emulator's own: use thread_elements() and Metal's names")
 
 
 def _lambdas(tokens: Sequence[Token]) -> Iterator[str]:
     for i, token in enumerate(tokens[:-1]):
-        before = tokens[i - 1] if i else None
-        starts = before is None or before.text in ("=", "(", ",", "return", "{", ";", "}")
-        if token.text == "[" and starts and tokens[closing(tokens, i) + 1 :][:1] and before is not None:
-            after = tokens[closing(tokens, i) + 1].text
-            if after in ("(", "{") and before.text != "}":
-                yield message(token.line, "older Metal compilers have no lambdas")
+        if token.text != "[" or i == 0 or tokens[i - 1].text not in ("=", "(", ",", "return", "{", ";"):
+            continue
+        after = closing(tokens, i) + 1
+        if after < len(tokens) and tokens[after].text in ("(", "{"):
+            yield message(token.line, "older Metal compilers have no lambdas")
 
 
 def _bases(tokens: Sequence[Token]) -> Iterator[str]:
     for i, token in enumerate(tokens[:-2]):
-        if token.text in ("struct", "class") and tokens[i + 1].kind == "name" and tokens[i + 2].text == ":":
+        structure = token.text in ("struct", "class") and (i == 0 or tokens[i - 1].text != "enum")
+        if structure and tokens[i + 1].kind == "name" and tokens[i + 2].text == ":":
             yield message(token.line, "Metal has no derived classes")
-
-
-def _matrices(tokens: Sequence[Token]) -> Iterator[str]:
-    for token in tokens:
-        if token.text.startswith("emu_"):
-            yield message(token.line, f"{token.text} is the emulator's own: use thread_elements() and Metal's names")
 
 
 # --- address spaces ---------------------------------------------------------------------------------------------------
@@ -133,38 +129,57 @@ def _in_template_alias(tokens: Sequence[Token], start: int) -> bool:
     return start > 0 and tokens[start - 1].text in ("sizeof", "decltype")
 
 
-def _function_bodies(tokens: Sequence[Token]) -> list[tuple[int, int, bool]]:
-    """First and last token of every function's body, and whether it is the kernel's."""
-    bodies: list[tuple[int, int, bool]] = []
+# --- functions and variables ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Function:
+    """Indices of a function's brackets: of its parameters and of its body."""
+
+    open: int
+    close: int
+    first: int
+    last: int
+    kernel: bool
+
+
+def _functions(tokens: Sequence[Token]) -> Iterator[_Function]:
     i = 0
     while i < len(tokens):
         if tokens[i].text == "(" and i and tokens[i - 1].kind == "name":
             close = closing(tokens, i)
-            k = close + 1
-            while k < len(tokens) and tokens[k].text in ("const", "thread", "device", "noexcept"):
-                k += 1
-            if k < len(tokens) and tokens[k].text == "{":
-                end = closing(tokens, k)
-                bodies.append((k, end, _is_kernel(tokens, i)))
-                i = end
+            first = close + 1
+            while first < len(tokens) and tokens[first].text in SPACES | {"const"}:
+                first += 1
+            if first < len(tokens) and tokens[first].text == "{" and tokens[i - 1].text not in _STATEMENTS:
+                last = closing(tokens, first)
+                kernel = "kernel" in {token.text for token in tokens[max(0, i - 6) : i - 1]}
+                yield _Function(i, close, first, last, kernel)
+                i = last
         i += 1
-    return bodies
 
 
-def _is_kernel(tokens: Sequence[Token], bracket: int) -> bool:
-    before = [t.text for t in tokens[max(0, bracket - 6) : bracket - 1]]
-    return "kernel" in before
+def _array_parameters(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:
+    """``float x[4]`` as a parameter is a pointer, so it needs an address space as well."""
+    for function in functions:
+        start = function.open + 1
+        for i in range(start, function.close + 1):
+            if tokens[i].text == "," or i == function.close:
+                words = {token.text for token in tokens[start:i]}
+                if "[" in words and not words & SPACES:
+                    yield message(tokens[start].line, f"'{text_of(tokens[start:i])}' needs an address space")
+                start = i + 1
 
 
-def _threadgroup(tokens: Sequence[Token], bodies: Iterable[tuple[int, int, bool]]) -> Iterator[str]:
+def _threadgroup(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:
     """Threadgroup variables belong into the kernel's body, and start without a value."""
-    kernels = [(first, last) for first, last, kernel in bodies if kernel]
+    kernels = [(f.first, f.last) for f in functions if f.kernel]
     for i, token in enumerate(tokens):
         if token.text != "threadgroup" or (i and tokens[i - 1].text not in (";", "{", "}", "static")):
             continue
         end = next((k for k in range(i, len(tokens)) if tokens[k].text in (";", "[", "=", "(")), len(tokens) - 1)
-        inside = {t.text for t in tokens[i:end]}
-        if "*" in inside or "&" in inside or tokens[end].text == "(":
+        words = {t.text for t in tokens[i:end]}
+        if words & {"*", "&", "auto"} or tokens[end].text == "(":
             continue
         if not any(first < i < last for first, last in kernels):
             yield message(token.line, "a threadgroup variable must be declared inside the kernel")
@@ -173,11 +188,50 @@ def _threadgroup(tokens: Sequence[Token], bodies: Iterable[tuple[int, int, bool]
             yield message(token.line, "a threadgroup variable cannot be initialised")
 
 
-def _statics(tokens: Sequence[Token], bodies: Iterable[tuple[int, int, bool]]) -> Iterator[str]:
-    for first, last, _ in bodies:
-        for token, after in zip(tokens[first:last], tokens[first + 1 : last], strict=False):
+def _statics(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:
+    for function in functions:
+        for token, after in pairwise(tokens[function.first : function.last]):
             if token.text == "static" and after.text not in ("constexpr", "constant"):
                 yield message(token.line, "Metal has no static variables in functions")
+
+
+def _program_scope(tokens: Sequence[Token], types: frozenset[str]) -> Iterator[str]:
+    """A variable outside functions must be constant."""
+    i, start = 0, 0
+    while i < len(tokens):
+        text = tokens[i].text
+        if text == "{" and tokens[start].text == "namespace":
+            start = i + 1
+        elif text in ("{", "(", "["):
+            i = closing(tokens, i)
+        elif text in (";", "}"):
+            yield from _variable(tokens[start:i], types)
+            start = i + 1
+        i += 1
+        if i < len(tokens) and tokens[i - 1].text == "}" and tokens[i].text != ";":
+            start = i
+
+
+def _variable(words: Sequence[Token], types: frozenset[str]) -> Iterator[str]:
+    names = [token.text for token in words]
+    before = names[: names.index("=")] if "=" in names else names
+    first = next((name for name in names if name not in ("const", "constexpr", "static", "inline")), "")
+    if first in types and "constant" not in names and "(" not in before and not {"{", "threadgroup"} & set(before):
+        yield message(words[0].line, "a variable in program scope must be in the constant address space")
+
+
+def _members(tokens: Sequence[Token]) -> Iterator[str]:
+    """So must a static member."""
+    for i, token in enumerate(tokens[:-1]):
+        if token.text in ("struct", "class") and "{" in (tokens[min(i + k, len(tokens) - 1)].text for k in (1, 2)):
+            first = next(k for k in range(i, len(tokens)) if tokens[k].text == "{")
+            for k in range(first, closing(tokens, first)):
+                if tokens[k].text != "static":
+                    continue
+                end = next(j for j in range(k, len(tokens)) if tokens[j].text in ("=", ";", "(", "{"))
+                words = {t.text for t in tokens[k - 1 : end]}
+                if tokens[end].text in ("=", ";") and "constant" not in words:
+                    yield message(tokens[k].line, "a static member must be in the constant address space")
 
 
 # --- what the compiler tells ------------------------------------------------------------------------------------------
@@ -193,17 +247,48 @@ def lint_warnings(warnings: str) -> list[str]:
     return found
 
 
+def with_inexact_literals(text: str) -> str:
+    """The text with other numbers: clang does not warn of a literal that the narrower type happens to hold."""
+    numbers = [
+        t for t in tokenize(text) if t.kind == "number" and re.fullmatch(r"[\d.]+(?:[eE][-+]?\d+)?[fF]?", t.text)
+    ]
+    floats = [t for t in numbers if re.search(r"[.eEfF]", t.text)]
+    return apply_edits(text, [(t.start, t.end, "1.1234567f") for t in floats])
+
+
 def lint_ir(ir: str) -> list[str]:
-    """Recursion, found in the graph of calls."""
+    """Casts between address spaces, C++ atomics and recursion."""
+    lines = line_map(ir)
+    found = []
+    for pattern, what in _IR_MISTAKES:
+        for line in re.findall(rf"^.*{pattern}.*$", ir, re.MULTILINE):
+            place = re.search(r"!dbg (!\d+)", line)
+            found.append(message(lines.get(place[1], 0) if place else 0, what))
+    return found + _recursion(ir)
+
+
+_IR_MISTAKES = (
+    (r"\baddrspacecast\b", "a pointer is cast from one address space to another"),
+    (r"\b(?:atomicrmw|cmpxchg|load atomic|store atomic)\b", "a C++ atomic: use Metal's"),
+)
+
+
+def _recursion(ir: str) -> list[str]:
+    """Functions that reach themselves in the graph of calls."""
     calls: dict[str, set[str]] = {}
+    places: dict[str, str] = {}
     current = ""
     for line in ir.splitlines():
-        if line.startswith("define ") and (name := re.search(r"@([-\w.$\"]+)\(", line)):
+        name = re.search(r"@([-\w.$]+)\(", line) if line.startswith("define ") or " call " in line else None
+        if name and line.startswith("define "):
             current = name[1]
             calls[current] = set()
-        elif " call " in line and current and (name := re.search(r"@([-\w.$\"]+)\(", line)):
+            places[current] = line.rpartition("!dbg ")[2].split(" ")[0]
+        elif name:
             calls[current].add(name[1])
-    return [f"kernel.metal:0: error: Metal has no recursion ({name})" for name in calls if _reaches(name, name, calls)]
+    lines = dict(re.findall(r"^(!\d+) = distinct !DISubprogram\(.*?line: (\d+)", ir, re.MULTILINE))
+    found = [name for name in calls if _reaches(name, name, calls)]
+    return [message(int(lines.get(places[name], 0)), f"Metal has no recursion ({name})") for name in found]
 
 
 def _reaches(start: str, goal: str, calls: dict[str, set[str]]) -> bool:

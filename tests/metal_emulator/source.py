@@ -72,7 +72,7 @@ def prepare(source: str) -> Prepared:
     name = tokens[start].text
     close = closing(tokens, start + 1)
     entry, buffers = _entry(name, arguments, list(_parameters(tokens[start + 2 : close])))
-    edits = [*_vector_edits(tokens), *_storage_edits(tokens), *_structure_edits(text, tokens)]
+    edits = [*_literal_edits(tokens), *_vector_edits(tokens), *_storage_edits(tokens), *_structure_edits(text, tokens)]
     return Prepared(_drop_includes(apply_edits(text, edits)), entry, buffers, name)
 
 
@@ -161,6 +161,13 @@ def _drop_includes(text: str) -> str:
     return re.sub(r"^[ \t]*#[ \t]*include[ \t]*<metal_\w+>[^\n]*$", "", text, flags=re.MULTILINE)
 
 
+def _literal_edits(tokens: Sequence[Token]) -> Iterable[Edit]:
+    """``1.0h`` is a half and ``1.0bf`` a bfloat."""
+    for token in tokens:
+        if token.kind == "number" and (match := re.fullmatch(r"([\d.]+(?:[eE][-+]?\d+)?)(h|bf)", token.text, re.I)):
+            yield token.start, token.end, f"{'half' if match[2] in 'hH' else 'bfloat'}({match[1]}f)"
+
+
 def vector_names(tokens: Sequence[Token]) -> frozenset[str]:
     """Vector types by name, also those that the text itself names."""
     own = set()
@@ -233,11 +240,13 @@ def _raw_storage(declaration: list[str]) -> str:
     )
 
 
-_COPIES = (
-    " {0}() = default; {0}(const {0}&) = default; {0}& operator=(const {0}&) = default;"
-    " template <class E> {0}(const device E& from) {{ emu_copy<1>(this, &from); }}"
-    " template <class E> {0}(const threadgroup E& from) {{ emu_copy<3>(this, &from); }}"
-    " template <class E> {0}(constant E& from) {{ emu_copy<2>(this, &from); }} "
+_COPY = (
+    " {0}({2} {0}& from) {{{{ emu_copy<{1}>(this, &from); }}}}"
+    " {0}& operator=({2} {0}& from) {{{{ emu_copy<{1}>(this, &from); return *this; }}}}"
+)
+_SPACES = ((1, "const device"), (2, "constant"), (3, "const threadgroup"))
+_COPIES = " {0}() = default; {0}(const {0}&) = default; {0}& operator=(const {0}&) = default;" + "".join(
+    _COPY.format("{0}", number, space) for number, space in _SPACES
 )
 
 

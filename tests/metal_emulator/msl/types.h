@@ -52,11 +52,6 @@ typedef ulong uintptr_t;
 #define M_SQRT2_F 1.41421353816986083984f
 #define M_SQRT1_2_F 0.70710676908493041992f
 
-constexpr half operator""h(long double x) { return static_cast<half>(x); }
-constexpr half operator""H(long double x) { return static_cast<half>(x); }
-constexpr bfloat operator""bf(long double x) { return static_cast<bfloat>(static_cast<float>(x)); }
-constexpr bfloat operator""BF(long double x) { return static_cast<bfloat>(static_cast<float>(x)); }
-
 namespace metal {
 template <class T, T v> struct integral_constant {
   static constexpr T value = v;

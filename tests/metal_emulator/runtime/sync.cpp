@@ -78,28 +78,24 @@ void emu_uninitialised_matrix(u32 line) {
 }
 }
 
-// Nobody can run: tell who waits where.
+static const char* place_name(u32 index) {
+  if (S.status[index] == AT_BARRIER) return "threadgroup_barrier";
+  return S.status[index] == DONE ? "the end" : operation_name(S.fibers[index].operation);
+}
+
+// Nobody can run: name a thread that waits, best one in a simd operation, and one that is elsewhere.
 static void report_stuck() {
-  u32 done = S.threads - S.live, first = 0;
-  while (S.status[first] == DONE) first++;
-  Fiber& one = S.fibers[first];
-  S.fiber = &one;
-  bool barrier = S.status[first] == AT_BARRIER;
-  u32 other = first;
-  for (u32 i = first; i < S.threads && other == first; ++i) {
-    Fiber& f = S.fibers[i];
-    if (S.status[i] != DONE && (f.line != one.line || f.operation != one.operation)) other = i;
-  }
-  u32 simd = first;  // a lane that waits for its simdgroup names the mistake best
-  for (u32 i = first; i < S.threads; ++i)
-    if (S.status[i] == AT_EXCHANGE && S.fibers[i].operation != EMU_SIMDGROUP_BARRIER) simd = i;
-  bool diverged = S.status[simd] == AT_EXCHANGE;
-  Fiber& named = diverged ? S.fibers[simd] : one;
-  report(diverged ? divergence_kind(named.operation) : "DIVERGENT-BARRIER", named.line, "",
-         "thread %u waits at %s here for ever; thread %u is at line %u%s, and %u of %u threads returned",
-         named.position.index_in_threadgroup,
-         diverged ? operation_name(named.operation) : barrier ? "threadgroup_barrier" : "a barrier",
-         S.fibers[other].position.index_in_threadgroup, S.fibers[other].line, other == first ? " too" : "", done, S.threads);
+  u32 waiting = 0, elsewhere = 0;
+  for (u32 i = 0; i < S.threads; ++i)
+    if (S.status[waiting] == DONE || (S.status[i] == AT_EXCHANGE && S.status[waiting] == AT_BARRIER)) waiting = i;
+  Fiber& me = S.fibers[waiting];
+  for (u32 i = 0; i < S.threads; ++i)
+    if (S.status[i] != S.status[waiting] || S.fibers[i].line != me.line || S.fibers[i].detail != me.detail) elsewhere = i;
+  bool barrier = S.status[waiting] == AT_BARRIER || me.operation == EMU_SIMDGROUP_BARRIER;
+  S.fiber = &me;
+  report(barrier ? "DIVERGENT-BARRIER" : "DIVERGENT-SIMD", me.line, "",
+         "this thread waits at %s, thread %u is at %s of line %u; %u of %u threads returned", place_name(waiting), elsewhere,
+         place_name(elsewhere), S.fibers[elsewhere].line, S.threads - S.live, S.threads);
   S.stopped = true;
 }
 
