@@ -147,22 +147,23 @@ def test_window_attention_with_the_model_s_frequencies(emulated: Any, reads: Any
 def test_the_model_with_every_kernel_emulated(
     emulated: Any, changes: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loss and gradients of `tiny` on two packed documents of words and a ragged image, with drawn pixels."""
+    """Folding, loss and gradients of `tiny`, on two packed documents of words and a ragged image, with drawn pixels."""
     args = make_config({"preset": "tiny", "dtype": "float32", **changes}).model
     model, processor = PixWordModel(args), Processor(args)
-    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((10, 13), (4, 5))]
-    documents = [processor.document([[7, 8], image, [9]], closed=True) for image in images]
-    batch = collate([documents], args.vocab_size, args.num_pix, args.window_size, pixel_queries=3, seed=(0,))
+    images = [mx.array(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((10, 13), (4, 5))]
 
     def loss() -> mx.array:
+        documents = [processor.document([[7, 8], image, [9]], closed=True) for image in images]
+        batch = collate([documents], args.vocab_size, args.num_pix, args.window_size, pixel_queries=3, seed=(0,))
         sums = loss_sums(*model.forward(batch), batch, args.vocab_size)
         return weighted_loss(sums, mx.array(float(batch.num_targets)), 50.0, 1.0, 1.0)
 
     plain = nn.value_and_grad(model, loss)()
+    assert not reports
     monkeypatch.setattr(_dispatch, "_metal_available", lambda: True)
     monkeypatch.setattr(_dispatch, "choose", lambda kernel, args: kernel.metal)
     emulated_ones = nn.value_and_grad(model, loss)()
-    assert len(reports) == 3 * (args.image_layers + args.num_layers)
+    assert len(reports) == len(images) + 3 * (args.image_layers + args.num_layers)
     for (name, wanted), (_, found) in zip(tree_flatten(plain), tree_flatten(emulated_ones), strict=True):
         assert np.abs(np.array(found - wanted)).max() <= 1e-5 * max(np.abs(np.array(wanted)).max(), 1e-2), name
 
@@ -176,3 +177,14 @@ def test_other_head_sizes_run_the_reference(size: int, suits: bool, monkeypatch:
     window_attention.window_attention(x, x, x, None, 5e5)
     conditional_attention.conditional_attention(x, x, x, x, x, mx.zeros((1, 4, 2), mx.int32))
     assert tried == (["window_attention", "conditional_attention"] if suits else [])
+
+
+def test_the_fused_rivals_are_the_same_functions(rng: np.random.Generator) -> None:
+    q, k, v, own_k, own_v = (mx.array(rng.standard_normal((2, 9, n, 16)).astype(np.float32)) for n in (4, 2, 2, 2, 2))
+    reads, spans = mx.array(rng.integers(0, 9, (2, 9))), mx.array(np.sort(rng.integers(0, 10, (2, 9, 2)), axis=-1))
+    for module, arguments in (
+        (window_attention, (q, k, v, None, 5e5)),
+        (window_attention, (q, k, v, reads, 5e5)),
+        (conditional_attention, (q, own_k, own_v, k, v, spans)),
+    ):
+        assert mx.abs(module.fused(*arguments) - module.reference(*arguments)).max().item() < 1e-5
