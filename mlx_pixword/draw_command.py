@@ -82,7 +82,7 @@ def draw_files(model: "PixWordModel", processor: "Processor", prompt: "Sequence[
     from PIL import Image
     from tqdm import tqdm
 
-    from .drawing import check_size, draw, prompt_document
+    from .drawing import check_size, draw, prompt_documents
     from .images import decode_file
     from .processor import tokens_of
 
@@ -98,7 +98,7 @@ def draw_files(model: "PixWordModel", processor: "Processor", prompt: "Sequence[
     rows, frames = int(args.keep * size[0]) if keep else 0, list[Image.Image]()
     if 0 < rows < size[0] and rows % processor.args.window_size:
         notice(f"the cut at row {rows} falls inside windows: a drawn pixel does not see kept pixels of later windows")
-    check_size(model.args, size, args.count, len(prompt_document(processor, prompt)))
+    check_size(model.args, size, args.count, len(prompt_documents(processor, prompt)[0]))
     options = {name: getattr(args, name) for name in ("temp", "top_p", "top_k", "min_p", "seed")}
     with tqdm(total=size[0] * size[1] * args.count, unit="px", dynamic_ncols=True) as bar:
         for drawing in draw(
