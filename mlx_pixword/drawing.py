@@ -137,7 +137,7 @@ def draw(
 
 
 def prompt_documents(
-    processor: Processor, prompt: str | Sequence[Part], prompts: Sequence[str | Sequence[Part]] | None = None
+    processor: Processor, prompt: str | Sequence[Part] = (), prompts: Sequence[str | Sequence[Part]] | None = None
 ) -> list[Document]:
     """``<s>``, a prompt and ``<|image|>`` each; raises `PixWordError` for no prompts, or for one and several."""
     if prompts is not None and (isinstance(prompts, str) or not len(prompts) or len(prompt)):
