@@ -1,16 +1,17 @@
 """How fast pixels are drawn: the two-level cache against recomputing what a pixel depends on.
 
-    python benchmarks/generation.py --size 64
+    python benchmarks/generation.py --size 64 --count 16
 
-ours   `mlx_pixword.drawing.draw`, a whole image: caches in the open window and in the sequence
+ours   `mlx_pixword.drawing.draw`, whole images: caches in the open window and in the sequence
 mlx    the same model without caches: states of finished windows are kept; for every pixel the open window goes through
        the image block and the whole sequence through the language block
 torch  the same in PyTorch, with the layers of peer.py
 
-Whole images take the two baselines long, so they draw a sample of pixels, one at random in each of as many equal
-stretches of the image, behind a finished image's pixels; the mean is the cost of a pixel of that image. The sampling of
-a token is timed on all sides. Each side has a process of its own, and they take turns. Before, all three must give the
-same logits of the next pixel at places all over the image. Printed are medians over the rounds.
+With --count, all sides draw so many images at once, in one batch, each behind pixels of its own. Whole images take the
+two baselines long, so they draw a sample of pixels, one at random in each of as many equal stretches of the image,
+behind a finished image's pixels; the mean is the cost of a pixel of that image. The sampling of a token is timed on all
+sides. Each side has a process of its own, and they take turns. Before, all three must give the same logits of the next
+pixel at places all over the image. Printed are medians over the rounds, and MLX's operations a pixel of all images.
 """
 
 import json
@@ -42,9 +43,10 @@ CHECKED = 12  # places whose logits are compared
 
 @dataclass(frozen=True)
 class GenerationArgs:
-    """Pixels per second of drawing an image, with the two-level cache and without caches."""
+    """Pixels per second of drawing images, with the two-level cache and without caches."""
 
     size: int = setting(64, "side of the square image in pixels, a multiple of the window size")
+    count: int = setting(1, "images at once")
     sample: int = setting(256, "pixels that a baseline draws in a round")
     rounds: int = setting(3, "rounds; medians are printed")
     threads: int = setting(2, "threads of each side")
@@ -53,7 +55,7 @@ class GenerationArgs:
     save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
 
     def __post_init__(self) -> None:
-        for name in ("size", "sample", "rounds", "threads"):
+        for name in ("size", "count", "sample", "rounds", "threads"):
             if getattr(self, name) < 1:
                 raise PixWordError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
@@ -74,10 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers = {side: stack.enter_context(Worker(Path(__file__), side, str(folder), env=env)) for side in SIDES}
         checked = sample_places(pixels, CHECKED, seed=1)
         difference = compare({side: worker.ask(logits=checked)["logits"] for side, worker in workers.items()})
+        operations = {side: worker.ask(operations=pixels // 2 - 1)["operations"] for side, worker in workers.items()}
         places = sample_places(pixels, args.sample)
         seconds = in_turn({side: partial(_seconds, worker, places) for side, worker in workers.items()}, args.rounds)
     settings = {name: value for name, value in asdict(args).items() if name != "save"}
-    result = summarise(seconds) | {"agreement": difference, "settings": settings}
+    result = summarise(seconds) | {"operations": operations, "agreement": difference, "settings": settings}
     result = with_torch({"benchmark": "generation", **result})
     print_table(result, args)
     if args.save:
@@ -87,11 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_job(args: GenerationArgs) -> Job:
-    """The model, and an image of random pixels to draw behind."""
+    """The model, and images of random pixels to draw behind."""
     windows = (args.size // overridden(args.preset, args.set).model.window_size) ** 2
     config = overridden(args.preset, args.set, image_size=args.size, max_seq_len=windows + 3, dtype="float32")
-    document = square_document(np.random.default_rng(0), config.model, args.size)
-    return Job(replace(config.model, vocab_size=6), config.train, [[document]])
+    rng = np.random.default_rng(0)
+    documents = [square_document(rng, config.model, args.size) for _ in range(args.count)]
+    return Job(replace(config.model, vocab_size=6), config.train, [documents])
 
 
 def sample_places(pixels: int, count: int, seed: int = 0) -> list[int]:
@@ -103,7 +107,7 @@ def sample_places(pixels: int, count: int, seed: int = 0) -> list[int]:
     return [int(p) for p in np.random.default_rng(seed).integers(ends[:-1], ends[1:])]
 
 
-def compare(logits: dict[str, list[list[float]]]) -> float:
+def compare(logits: dict[str, Any]) -> float:
     """Largest difference from our logits, relative to the largest; raises `PixWordError` if it is too large."""
     ours = np.array(logits["ours"])
     difference = float(np.max([np.abs(np.array(other) - ours).max() for other in logits.values()]) / np.abs(ours).max())
@@ -130,13 +134,14 @@ def summarise(seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 def print_table(result: dict[str, Any], args: GenerationArgs) -> None:
     """A line a side."""
-    print(f"one {args.size}x{args.size} image; mlx and torch from a sample of {args.sample} of its pixels a round")
-    print(f"{'side':<7}{'pixels/s':>10}{'s an image':>12}{'x our time':>12}  rounds")
+    images = f"{args.count} {args.size}x{args.size} image{'s' if args.count > 1 else ''} at once"
+    print(f"{images}; mlx and torch from a sample of {args.sample} pixels of each a round")
+    print(f"{'side':<7}{'pixels/s':>10}{'s an image':>12}{'operations':>12}{'x our time':>12}  rounds")
     for side, speed in result["pixels_per_second"].items():
         ratio = result["times_our_time"].get(side, {"median": 1.0, "rounds": []})
         print(
-            f"{side:<7}{speed['median']:>10,.1f}{args.size**2 / speed['median']:>12,.1f}{ratio['median']:>12,.1f}"
-            f"  {' '.join(map(str, ratio['rounds']))}"
+            f"{side:<7}{speed['median']:>10,.1f}{args.size**2 / speed['median']:>12,.1f}"
+            f"{result['operations'][side] or '':>12}{ratio['median']:>12,.1f}  {' '.join(map(str, ratio['rounds']))}"
         )
 
 
@@ -150,9 +155,11 @@ class Drawer:
         self._side = SIDES[side](*read_job(folder))
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Logits at places, or the mean time of a pixel; a place is a number of pixels that are there already."""
+        """Logits at places, operations at one, or the mean time of a pixel; a place counts pixels that are there."""
         if "logits" in request:
             return {"logits": [logits.tolist() for logits in self._side.logits(request["logits"])]}
+        if "operations" in request:
+            return {"operations": self._side.operations(request["operations"])}
         start = time.perf_counter()
         drawn = self._side.draw(request["draw"])
         return {"seconds_a_pixel": (time.perf_counter() - start) / drawn}

@@ -1,11 +1,15 @@
-"""The programs that generation.py compares, each as a side that gives logits and draws pixels of one image.
+"""The programs that generation.py compares, each as a side that gives logits and draws pixels of several images.
 
-D  hidden size    N  windows    P  pixels a window    K  pix tokens    p  a place: pixels that are there already
+N  images at once    D  hidden size    W  windows of an image    P  pixels a window    K  pix tokens
+p  a place: pixels of each image that are there already
 """
 
+import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +21,12 @@ PREFIX = (BOS, IMAGE)
 
 
 class Side(ABC):
-    """A program with a model and an image to draw behind."""
+    """A program with a model and images to draw behind, all of one size."""
 
     def __init__(self, job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
-        self.args, (image,) = job.model, job.steps[0][0].images
-        self.windows, self.size = image.windows, (image.height, image.width)  # [N, P]
+        images = [image for document in job.steps[0] for image in document.images]
+        self.args, self.size = job.model, (images[0].height, images[0].width)
+        self.windows = np.stack([image.windows for image in images])  # [N, W, P]
         self.prepare(weights, settings["threads"])
 
     @abstractmethod
@@ -30,11 +35,15 @@ class Side(ABC):
 
     @abstractmethod
     def logits(self, places: Sequence[int]) -> list[np.ndarray]:
-        """Logits of the next pixel at each place, float ``[K]``."""
+        """Logits of every image's next pixel at each place, float ``[N, K]``."""
 
     @abstractmethod
     def draw(self, places: Sequence[int]) -> int:
-        """Draw at each place, or a whole image; returns the number of pixels drawn."""
+        """Draw at each place, or whole images; returns the number of pixels drawn, of all images."""
+
+    def operations(self, place: int) -> int | None:
+        """How many operations a pixel takes at a place, for all images together; None where they cannot be counted."""
+        return None
 
 
 class Ours(Side):
@@ -46,24 +55,33 @@ class Ours(Side):
         self.model, self.processor = mlx_model(self.args, weights), Processor(self.args)
 
     def logits(self, places: Sequence[int]) -> list[np.ndarray]:
-        """Puts the image pixel by pixel with the pen that `draw` uses."""
+        found = self._all_logits(max(places))
+        return [np.array(found[p]) for p in places]
+
+    def _all_logits(self, last: int) -> list[Any]:
+        """Puts pixel after pixel with the decoder that `draw` uses; the last logits are not evaluated."""
         import mlx.core as mx
 
-        from mlx_pixword.drawing import _Pen, prompt_document
+        from mlx_pixword.decoding import Decoder
+        from mlx_pixword.drawing import prompt_documents
 
-        pen, found = _Pen(self.model, prompt_document(self.processor, ()), 1), {}
-        for p, token in enumerate(self.windows.ravel().tolist()):
-            if p in places:
-                found[p] = np.array(pen.logits[0])
-            offset = p % self.windows.shape[1]
-            pen.put(mx.array([token]), offset, closes=offset + 1 == self.windows.shape[1])
-            mx.eval(pen.logits)
-        return [found[p] for p in places]
+        count, windows, length = self.windows.shape
+        decoder = Decoder(self.model, prompt_documents(self.processor, ()) * count, [length] * windows)
+        found, tokens = [decoder.logits], mx.array(self.windows.reshape(count, -1))
+        for p in range(last):
+            mx.eval(decoder.logits, token := tokens[:, p])
+            decoder.put(token)
+            found.append(decoder.logits)
+        return found
 
     def draw(self, places: Sequence[int]) -> int:
         from mlx_pixword.drawing import draw
 
-        return deque(draw(self.model, self.processor, (), self.size), maxlen=1).pop().pixels
+        drawing = deque(draw(self.model, self.processor, (), self.size, len(self.windows)), maxlen=1).pop()
+        return drawing.pixels * len(self.windows)
+
+    def operations(self, place: int) -> int:
+        return count_operations(self._all_logits(place)[-1])
 
 
 class Baseline(Side):
@@ -75,20 +93,20 @@ class Baseline(Side):
     def draw(self, places: Sequence[int]) -> int:
         for p in places:
             self.choose(self.next_logits(p))
-        return len(places)
+        return len(places) * len(self.windows)
 
     def split(self, p: int) -> tuple[int, np.ndarray]:
-        """Finished windows at a place, and the pixels of the open one ``[1, p mod P]``."""
-        finished, inside = divmod(p, self.windows.shape[1])
-        return finished, self.windows[finished : finished + 1, :inside]
+        """Finished windows at a place, and the pixels of the open ones ``[N, p mod P]``."""
+        finished, inside = divmod(p, self.windows.shape[2])
+        return finished, self.windows[:, finished, :inside] if inside else self.windows[:, 0, :0]
 
     @abstractmethod
     def next_logits(self, p: int) -> Any:
-        """Logits of the next pixel, ``[K]``."""
+        """Logits of the next pixels, ``[N, K]``."""
 
     @abstractmethod
     def choose(self, logits: Any) -> Any:
-        """Sample a token at temperature 1."""
+        """Sample tokens at temperature 1."""
 
 
 class MLXBaseline(Baseline):
@@ -99,30 +117,36 @@ class MLXBaseline(Baseline):
 
         self.model = mlx_model(self.args, weights)
         self.head = self.model.head()[self.args.vocab_size :]
-        self.words = self.model.embed_words()[mx.array(PREFIX)]
-        self.states = self.model.image_block(mx.array(self.windows), self._last(len(self.windows)))[:, 0]  # [N, D]
+        words = self.model.embed_words()[mx.array(PREFIX)]
+        self.words = mx.contiguous(mx.broadcast_to(words, (len(self.windows), *words.shape)))  # [N, 2, D]
+        self.states = mx.stack([self._window_states(windows) for windows in self.windows])  # [N, W, D]
         mx.eval(self.states, self.head, self.words)
 
-    def _last(self, count: int, length: int = 0) -> Any:
+    def _window_states(self, windows: np.ndarray) -> Any:
+        """``[n, length]`` to ``[n, D]``."""
         import mlx.core as mx
 
-        return mx.full((count, 1), (length or self.windows.shape[1]) - 1, dtype=mx.int32)
+        last = mx.full((len(windows), 1), windows.shape[1] - 1, dtype=mx.int32)
+        return self.model.image_block(mx.array(windows), last)[:, 0]
 
     def next_logits(self, p: int) -> Any:
         import mlx.core as mx
 
         finished, inside = self.split(p)
-        x = [self.words, self.states[:finished]]
+        x = [self.words, self.states[:, :finished]]
         if inside.size:
-            x.append(self.model.image_block(mx.array(inside), self._last(1, inside.shape[1]))[:, 0])
-        sequence = mx.concatenate(x)[None]  # [1, 2 + finished + 1, D]
+            x.append(self._window_states(inside)[:, None])
+        sequence = mx.concatenate(x, axis=1)  # [N, 2 + finished + 1, D]
         states = self.model.language(sequence, mx.arange(sequence.shape[1])[None], "causal")
-        return states[0, -1] @ self.head.T
+        return states[:, -1] @ self.head.T
 
     def choose(self, logits: Any) -> Any:
         import mlx.core as mx
 
-        return mx.random.categorical(logits).item()
+        return mx.random.categorical(logits).tolist()
+
+    def operations(self, place: int) -> int:
+        return count_operations(self.next_logits(place))
 
 
 class TorchBaseline(Baseline):
@@ -137,27 +161,37 @@ class TorchBaseline(Baseline):
         self.peer = Peer(self.args)
         load_weights(self.peer, weights)
         self.head = self.peer.head()[self.args.vocab_size :].contiguous()
-        self.words = self.peer.embed_words()[torch.tensor(PREFIX)]
-        self.states = self._window_states(self.windows)  # [N, D]
+        self.words = self.peer.embed_words()[torch.tensor(PREFIX)].expand(len(self.windows), -1, -1)  # [N, 2, D]
+        self.states = torch.cat([self._window_states(windows[None]) for windows in self.windows])  # [N, W, D]
 
     def _window_states(self, windows: np.ndarray) -> Any:
+        """``[n, W, length]`` to ``[n, W, D]``."""
         import torch
 
-        return self.peer.image_block(torch.from_numpy(windows.astype(np.int64))[None])[0, :, -1]
+        return self.peer.image_block(torch.from_numpy(windows.astype(np.int64)))[:, :, -1]
 
     def next_logits(self, p: int) -> Any:
         import torch
 
         finished, inside = self.split(p)
-        x = [self.words, self.states[:finished], *([self._window_states(inside)] if inside.size else [])]
-        sequence = torch.cat(x)[None]  # [1, 2 + finished + 1, D]
-        states = self.peer.language(sequence, torch.arange(sequence.shape[1])[None])
-        return self.head @ states[0, -1]
+        x = [self.words, self.states[:, :finished], *([self._window_states(inside[:, None])] if inside.size else [])]
+        sequence = torch.cat(x, dim=1)  # [N, 2 + finished + 1, D]
+        positions = torch.arange(sequence.shape[1]).expand(len(sequence), -1)
+        return self.peer.language(sequence, positions)[:, -1] @ self.head.T
 
     def choose(self, logits: Any) -> Any:
         import torch
 
-        return torch.multinomial(torch.softmax(logits, -1), 1).item()
+        return torch.multinomial(torch.softmax(logits, -1), 1).tolist()
+
+
+def count_operations(array: Any) -> int:
+    """Operations in the graph of an array, views included; what is evaluated already counts nothing."""
+    import mlx.core as mx
+
+    with tempfile.TemporaryDirectory() as folder:
+        mx.export_to_dot(str(Path(folder) / "graph.dot"), array)
+        return len(re.findall("label =", (Path(folder) / "graph.dot").read_text()))
 
 
 def mlx_model(args: Any, weights: dict[str, np.ndarray]) -> Any:

@@ -141,7 +141,10 @@ def muon_flops(args: ModelArgs) -> int:
 
 
 def drawing_flops(args: ModelArgs, height: int, width: int, before: int) -> int:
-    """Operations that draw one image after ``before`` elements; every pixel but the last goes through both blocks."""
+    """Operations that draw one image after ``before`` elements; every pixel but the last goes through both blocks.
+
+    A table of the first layer's projections, which many pixels are drawn with, is not taken off.
+    """
     pixels, local, above = cached_keys(args, height, width, before)
     weights = 2 * (args.image_layers + args.num_layers) * matrix_parameters(args)
     pairs = args.image_layers * local + args.num_layers * above

@@ -1,10 +1,10 @@
-"""The drawing half of `python -m mlx_pixword.generate`: images to PNG files, completed images, and a GIF of it."""
+"""The drawing half of `python -m mlx_pixword.generate`: images to PNG files, a GIF of it, and words after them."""
 
 import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from .sampling import SampleArgs
 from .settings import setting
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from .drawing import Drawing
@@ -29,10 +30,11 @@ class DrawArgs(SampleArgs):
 
     out_image: Path | None = setting(None, "draw an image into this .png file", metavar="FILE.png")
     size: str | None = setting(None, "size of the drawing in pixels (default the model's image size)", metavar="WxH")
-    count: int = setting(1, "drawings; several are written to FILE-1.png, FILE-2.png, ...")
+    count: int = setting(1, "drawings a prompt; several files are named FILE-1.png, FILE-2.png, ...")
     complete: Path | None = setting(None, "keep the top of this image and draw the remainder", metavar="FILE")
     keep: float = setting(0.5, "fraction of the rows of --complete that is kept")
     gif: bool = setting(False, "also write FILE.gif, which shows the drawing being made")
+    then_words: bool = setting(False, "go on with words after the drawing, printed behind the name of its file")
     force: bool = setting(False, "write over files that exist")
 
     def __post_init__(self) -> None:
@@ -41,8 +43,8 @@ class DrawArgs(SampleArgs):
             raise PixWordError(f"--keep must lie in 0..1, got {self.keep}")
         if self.count < 1:
             raise PixWordError(f"--count must be at least 1, got {self.count}")
-        if self.out_image is None and (self.size or self.complete or self.gif):
-            raise PixWordError("--size, --complete and --gif draw; give --out-image FILE.png too")
+        if self.out_image is None and (self.size or self.complete or self.gif or self.then_words):
+            raise PixWordError("--size, --complete, --gif and --then-words draw; give --out-image FILE.png too")
         if self.size and self.complete:
             raise PixWordError("--complete draws at the size of its image; leave out --size")
 
@@ -55,12 +57,13 @@ class DrawArgs(SampleArgs):
             raise PixWordError(f"--size must be two positive integers such as 28x12, got {self.size!r}")
         return int(sides[1]), int(sides[0])
 
-    def files(self) -> list[Path]:
-        """Where the drawings go; raises `PixWordError` for another format or a file that exists."""
+    def files(self, prompts: int) -> list[Path]:
+        """Where drawings after so many prompts go; raises `PixWordError` for another format or a file that exists."""
         out = self.out_image
         if out is None or out.suffix.lower() != ".png":
             raise PixWordError(f"--out-image must end in .png, got {out}")
-        paths = [out] if self.count == 1 else [out.with_stem(f"{out.stem}-{n + 1}") for n in range(self.count)]
+        drawings = prompts * self.count
+        paths = [out] if drawings == 1 else [out.with_stem(f"{out.stem}-{n + 1}") for n in range(drawings)]
         for path in [*paths, *([out.with_suffix(".gif")] if self.gif else [])]:
             if path.exists() and not self.force:
                 raise PixWordError(f"{path} exists; choose another name or give --force")
@@ -69,21 +72,22 @@ class DrawArgs(SampleArgs):
         return paths
 
 
-def check(args: DrawArgs) -> None:
+def check(args: DrawArgs, prompts: int) -> None:
     """Find the mistakes that need no model."""
-    args.files()
+    args.files(prompts)
     args.size_wanted()
     if args.complete is not None and not args.complete.is_file():
         raise PixWordError(f"--complete {args.complete}: no such file")
 
 
-def draw_files(model: "PixWordModel", processor: "Processor", prompt: "Sequence[Part]", args: DrawArgs) -> None:
-    """Draw, show progress, and write the files when all of it is done."""
+def draw_files(
+    model: "PixWordModel", processor: "Processor", prompts: "Sequence[Sequence[Part]]", args: DrawArgs
+) -> None:
+    """Draw after every prompt, show progress, and write the files when all of it is done."""
     from PIL import Image
     from tqdm import tqdm
 
-    from .drawing import check_size, draw, prompt_document
-    from .images import decode_file
+    from .drawing import check_size, draw, prompt_documents
     from .processor import tokens_of
 
     if not model.pixel_queries:
@@ -91,31 +95,54 @@ def draw_files(model: "PixWordModel", processor: "Processor", prompt: "Sequence[
             "this model was trained without drawn pixels, so the drawing will be noise inside windows; "
             "train with --pixel-queries 4 or more"
         )
-    size, keep, rgb = args.size_wanted() or (processor.args.image_size,) * 2, None, None
-    if args.complete is not None:
-        rgb = decode_file(args.complete, "--complete", processor.args.image_size)
-        keep, size = tokens_of(rgb, processor.args), rgb.shape[:2]
-    rows, frames = int(args.keep * size[0]) if keep else 0, list[Image.Image]()
-    if 0 < rows < size[0] and rows % processor.args.window_size:
-        notice(f"the cut at row {rows} falls inside windows: a drawn pixel does not see kept pixels of later windows")
-    check_size(model.args, size, args.count, len(prompt_document(processor, prompt)))
+    size, kept, rows = _wanted(args, processor)
+    check_size(model.args, size, args.count, max(map(len, prompt_documents(processor, prompts=prompts))))
+    frames = list[Image.Image]()
     options = {name: getattr(args, name) for name in ("temp", "top_p", "top_k", "min_p", "seed")}
-    with tqdm(total=size[0] * size[1] * args.count, unit="px", dynamic_ncols=True) as bar:
+    drawings = len(prompts) * args.count
+    with tqdm(total=size[0] * size[1] * drawings, unit="px", dynamic_ncols=True) as bar:
         for drawing in draw(
-            model, processor, prompt, (int(size[0]), int(size[1])), args.count, keep=keep, keep_rows=rows, **options
-        ):
-            bar.update(drawing.pixels * args.count - bar.n)
+            model, processor, size=size, count=args.count, prompts=prompts, keep_rows=rows,
+            keep=None if kept is None else tokens_of(kept, processor.args), **options,
+        ):  # fmt: skip
+            bar.update(drawing.pixels * drawings - bar.n)
             frames += [_side_by_side(drawing, processor)] if args.gif else []
-    pictures = drawing.pictures(processor)
-    for path, picture in zip(args.files(), pictures, strict=True):
-        if rgb is not None and rows:
-            picture.paste(Image.fromarray(rgb[:rows]))  # kept rows in their original colours
+    words = _words_after(model, processor, prompts, drawing, args) if args.then_words else None
+    for n, (path, picture) in enumerate(zip(args.files(len(prompts)), drawing.pictures(processor), strict=True)):
+        if kept is not None and rows:
+            picture.paste(Image.fromarray(kept[:rows]))  # in their original colours
         _write(path, picture)
-        print(path, file=sys.stdout)
+        print(path if words is None else f"{path}\t{words[n]}", file=sys.stdout)
     if args.gif and args.out_image is not None:
         path = args.out_image.with_suffix(".gif")
         _write(path, frames[0], save_all=True, append_images=frames[1:], duration=80, loop=0)
         print(path, file=sys.stdout)
+
+
+def _wanted(args: DrawArgs, processor: "Processor") -> tuple[tuple[int, int], "np.ndarray | None", int]:
+    """The size of a drawing, the image to complete, uint8 ``[h, w, 3]``, and how many of its rows are kept."""
+    from .images import decode_file
+
+    if args.complete is None:
+        return args.size_wanted() or (processor.args.image_size,) * 2, None, 0
+    rgb = decode_file(args.complete, "--complete", processor.args.image_size)
+    height, width = rgb.shape[:2]
+    rows = int(args.keep * height)
+    if 0 < rows < height and rows % processor.args.window_size:
+        notice(f"the cut at row {rows} falls inside windows: a drawn pixel does not see kept pixels of later windows")
+    return (height, width), rgb, rows
+
+
+def _words_after(
+    model: "PixWordModel", processor: "Processor", prompts: "Sequence[Sequence[Part]]", drawing: "Drawing",
+    args: DrawArgs,
+) -> list[str]:  # fmt: skip
+    """The words that follow each prompt and its drawing."""
+    from .generation import generate_batch
+
+    images, sample = drawing.images(processor), {f.name: getattr(args, f.name) for f in fields(SampleArgs)}
+    batch = processor.batch([[*prompts[n // args.count], image] for n, image in enumerate(images)])
+    return generate_batch(model, processor, batch, **sample)
 
 
 def _side_by_side(drawing: "Drawing", processor: "Processor") -> "Image.Image":

@@ -1,14 +1,13 @@
-"""Drawing: images sampled pixel by pixel, in window order, with two levels of cache.
+"""Drawing: images sampled pixel by pixel, in window order, several at once.
 
-N  images at once    T  pixels of an image    K  pix tokens    h, w  size in pixels
+N  images at once    T  pixels of an image    P  pixels a window    K  pix tokens    h, w  size in pixels
 
-A pixel costs one row through each block: the image block keeps the open window's keys and values, and the language
-block those of words and finished windows, to which an open window is added for a moment and taken off again.
+A pixel costs one row through each block, see decoding.py. Whole windows that are kept are read with the prompt.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -16,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from .args import ModelArgs
-from .batch import IMAGE, Document, ImageTokens, collate
+from .batch import IMAGE, WINDOW, Document, ImageTokens
 from .colors import unfold_colors
+from .decoding import Decoder
 from .errors import PixWordError
 from .model import PixWordModel
 from .processor import Part, Processor
@@ -26,6 +26,8 @@ from .windows import from_windows, num_windows, valid_pixels, window_order
 
 DRAW = -1  # stands for a pixel that is drawn, among forced ones
 UNDRAWN = (128, 128, 128)  # colour of pixels that are still to come
+AHEAD = 16  # pixels that noise is made for and that are computed in one go
+NOISE = 2**24  # most random numbers that are made in one go
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +74,29 @@ def generate_images(
     model: PixWordModel, processor: Processor, prompt: str | Sequence[Part] = (), size: tuple[int, int] = (32, 32),
     count: int = 1, **options: Any,
 ) -> list[Image.Image]:  # fmt: skip
-    """Draw images after a prompt, all at once.
+    """Draw images after a prompt, or after several, all at once.
 
     Args:
         model, processor: from `pw.load`; a model trained without drawn pixels draws noise.
         prompt: a text, or texts, images and word ids in reading order.
         size: ``(height, width)`` in pixels.
-        count: ``N``. Image ``i`` draws with the key ``seed + i``, so their number changes nothing.
-        options: temp (default 1), top_p, top_k, min_p and seed of `SampleArgs`; ``keep``, see `draw`.
+        count: images a prompt. Image ``i`` draws with the key ``seed + i``, so what is drawn beside it changes nothing.
+        options: ``prompts``, several prompts of any lengths in place of one; images come prompt by prompt. temp
+            (default 1), top_p, top_k, min_p and seed of `SampleArgs`. ``keep`` and ``keep_rows``, see `draw`.
 
     Raises:
         PixWordError: a size that is not positive or does not fit the sequence, or probabilities that are not finite.
+
+    Example:
+        >>> images = pw.generate_images(model, processor, prompts=["47", "B 2093"], size=(12, 28))
     """
     return deque(draw(model, processor, prompt, size, count, **options), maxlen=1).pop().pictures(processor)
 
 
 def draw(
     model: PixWordModel, processor: Processor, prompt: str | Sequence[Part] = (), size: tuple[int, int] = (32, 32),
-    count: int = 1, *, keep: ImageTokens | None = None, keep_rows: int = 0, **options: Any,
+    count: int = 1, *, prompts: Sequence[str | Sequence[Part]] | None = None, keep: ImageTokens | None = None,
+    keep_rows: int = 0, **options: Any,
 ) -> Iterator[Drawing]:  # fmt: skip
     """Draw window by window; arguments as `generate_images`.
 
@@ -98,68 +105,46 @@ def draw(
             last kept row falls inside a window, a drawn pixel does not see kept pixels of later windows.
 
     Yields:
-        The state of the drawing after each window.
+        The state of the drawing: after the windows that are kept from the start, if any, and after each later one.
     """
     args, (height, width) = model.args, size
-    sample = SampleArgs(**options)
-    document = prompt_document(processor, prompt)
-    check_size(args, size, count, len(document))
-    lengths = window_order(height, width, args.window_size)[1]
+    documents = prompt_documents(processor, prompt, prompts)
+    check_size(args, size, count, max(map(len, documents)))
+    lengths = window_order(height, width, args.window_size)[1].tolist()
     forced = _forced(keep, keep_rows, height, width, args.window_size)
-    tokens = np.full((count, len(lengths), args.window_size**2), DRAW, np.int32)
-    choose, pen, drawn = _chooser(sample, count, height * width), _Pen(model, document, count), 0
-    for n, length in enumerate(lengths.tolist()):
+    read = _whole_windows(forced, lengths)
+    tokens = np.full((len(documents) * count, *forced.shape), DRAW, np.int32)
+    tokens[:, :read], drawn = forced[:read], sum(lengths[:read])
+    sampler = _Sampler(SampleArgs(**options), len(tokens), height * width)
+    if read and keep is not None:
+        yield Drawing(tokens.copy(), height, width, drawn)
+        documents = [_with_windows(document, keep, read) for document in documents]
+    if read == len(lengths):
+        return
+    decoder = Decoder(model, [document for document in documents for _ in range(count)], lengths[read:])
+    for n, length in enumerate(lengths[read:], read):
         window: list[mx.array] = []
-        for j in range(length):
-            is_forced = forced[n, j] != DRAW
-            window.append(mx.full((count,), int(forced[n, j])) if is_forced else choose(pen.logits, drawn + j))
-            if n + 1 < len(lengths) or j + 1 < length:
-                pen.put(window[-1], j, closes=j + 1 == length)
+        for pixel in forced[n, :length].tolist():
+            window.append(sampler(decoder.logits, drawn) if pixel == DRAW else mx.full(len(tokens), pixel))
+            drawn += 1
+            if drawn < height * width:
+                decoder.put(window[-1])
+            if drawn % AHEAD == 0:
+                mx.eval(window[-1])
         tokens[:, n, :length] = np.array(mx.stack(window, axis=1))
-        pen.check()
-        drawn += length
+        decoder.check()
         yield Drawing(tokens.copy(), height, width, drawn)
 
 
-class _Pen:
-    """The caches of ``N`` images under way, and the logits of each one's next pixel, float32 ``[N, K]``."""
-
-    def __init__(self, model: PixWordModel, document: Document, count: int) -> None:
-        from mlx_lm.models.cache import KVCache  # mlx-lm takes over a second to import
-
-        args = model.args
-        self._model, self._new_cache = model, KVCache
-        self._sequence = [KVCache() for _ in model.layers]
-        self._window: list[Any] = []
-        self._embeddings, self._head = model.image_block.embed_pixels(), model.head()[args.vocab_size :]
-        batch = collate([[document]] * count, args.vocab_size, args.num_pix, args.window_size, exact=True)
-        x = model.embed(batch, model.window_states(batch)[:, 0])
-        self._set_logits(model.language(x, batch.positions, "causal", self._sequence)[:, -1])
-
-    def put(self, tokens: mx.array, offset: int, *, closes: bool) -> None:
-        """Add a pixel ``[N]`` at an offset of the open window; the pixel that closes it commits it to the sequence."""
-        if offset == 0:
-            self._window = [self._new_cache() for _ in self._model.image_block.layers]
-        state = self._model.image_block.step(self._embeddings[tokens], offset, self._window)  # [N, 1, D]
-        place = mx.full((len(tokens), 1), self._sequence[0].offset)
-        self._set_logits(self._model.language(state, place, None, self._sequence)[:, 0])
-        if not closes:
-            for cache in self._sequence:
-                cache.trim(1)
-
-    def _set_logits(self, x: mx.array) -> None:
-        self.logits = (x @ self._head.astype(x.dtype).T).astype(mx.float32)
-
-    def check(self) -> None:
-        """Raise `PixWordError` if the probabilities are not finite."""
-        if not mx.all(mx.isfinite(self.logits)).item():
-            raise PixWordError("the model gives probabilities that are not finite; its weights are damaged")
-
-
-def prompt_document(processor: Processor, prompt: str | Sequence[Part]) -> Document:
-    """``<s>``, the prompt and ``<|image|>``."""
-    parts = ([prompt] if prompt else []) if isinstance(prompt, str) else list(prompt)
-    return processor.document([*parts, [IMAGE]])
+def prompt_documents(
+    processor: Processor, prompt: str | Sequence[Part] = (), prompts: Sequence[str | Sequence[Part]] | None = None
+) -> list[Document]:
+    """``<s>``, a prompt and ``<|image|>`` each; raises `PixWordError` for no prompts, or for one and several."""
+    if prompts is not None and (isinstance(prompts, str) or not len(prompts) or len(prompt)):
+        raise PixWordError(f"give one prompt, or a list of at least one as prompts, got {prompt!r} and {prompts!r}")
+    every = [prompt] if prompts is None else prompts
+    parts = [([one] if one else []) if isinstance(one, str) else list(one) for one in every]
+    return [processor.document([*some, [IMAGE]]) for some in parts]
 
 
 def check_size(args: ModelArgs, size: tuple[int, int], count: int, before: int = 2) -> None:
@@ -186,21 +171,56 @@ def _forced(keep: ImageTokens | None, rows: int, height: int, width: int, window
     return forced
 
 
-def _chooser(args: SampleArgs, count: int, pixels: int) -> Callable[[mx.array, int], mx.array]:
-    """``choose(logits [N, K], pixel number) -> tokens [N]``, each image with the keys of its own seed."""
-    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+def _whole_windows(forced: np.ndarray, lengths: Sequence[int]) -> int:
+    """How many windows at the start are forced as a whole."""
+    whole = [(forced[n, :length] != DRAW).all() for n, length in enumerate(lengths)]
+    return whole.index(False) if False in whole else len(whole)
 
-    temperature = args.temperature(1.0)
-    keys = mx.stack([mx.random.split(mx.random.key(args.seed + n), pixels) for n in range(count)])  # [N, T, 2]
 
-    def choose(logits: mx.array, number: int) -> mx.array:
-        if temperature == 0:
+def _with_windows(document: Document, image: ImageTokens, count: int) -> Document:
+    """A document followed by the first windows of an image."""
+    first = replace(image, windows=image.windows[:count], lengths=image.lengths[:count])
+    elements = np.append(document.elements, np.full(count, WINDOW, np.int32))
+    return Document(elements, (*document.images, first))
+
+
+class _Sampler:
+    """Chooses pixels of ``N`` images: the one numbered ``t`` in image ``i`` by key ``t`` of the seed ``seed + i``.
+
+    Gumbel noise added to scores makes the likeliest one a sample, and is made for some pixels at once.
+    """
+
+    def __init__(self, args: SampleArgs, count: int, pixels: int) -> None:
+        self._args, self._temperature = args, args.temperature(1.0)
+        self._keys = mx.stack(
+            [mx.random.split(mx.random.key(args.seed + n), pixels) for n in range(count)]
+        )  # [N, T, 2]
+        self._noise: Sequence[mx.array] = ()  # [N, K] each
+        self._next = 0  # number of the pixel behind those that there is noise for
+
+    def __call__(self, logits: mx.array, number: int) -> mx.array:
+        """Tokens ``[N]`` of the pixel with a number, from logits ``[N, K]``; numbers come in ascending order."""
+        if self._temperature == 0:
             return mx.argmax(logits, axis=-1)
-        scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        scores = apply_top_p(scores, args.top_p) if args.top_p < 1 else scores
-        scores = apply_min_p(scores, args.min_p) if args.min_p > 0 else scores
-        scores = apply_top_k(scores, args.top_k) if 0 < args.top_k < logits.shape[-1] else scores
-        noise = mx.vmap(lambda key: mx.random.gumbel(logits.shape[1:], key=key))(keys[:, number])
-        return mx.argmax(scores / temperature + noise, axis=-1)
+        if number >= self._next:
+            self._make_noise(logits.shape, number)
+        return mx.argmax(self._filtered(logits) + self._noise[number - self._next], axis=-1)
 
-    return choose
+    def _make_noise(self, shape: tuple[int, ...], number: int) -> None:
+        ahead = max(1, min(AHEAD, NOISE // (shape[0] * shape[1])))
+        keys = self._keys[:, number : number + ahead]  # [N, ahead, 2]
+        noise = mx.vmap(lambda key: mx.random.gumbel(shape[1:], key=key))(keys.reshape(-1, 2))
+        noise = self._temperature * noise.reshape(*keys.shape[:2], -1)
+        self._noise, self._next = mx.unstack(noise, axis=1), number + keys.shape[1]
+
+    def _filtered(self, logits: mx.array) -> mx.array:
+        """Scores of the tokens that top_p, min_p and top_k leave; -inf of others."""
+        args, scores = self._args, logits
+        if args.top_p < 1 or args.min_p > 0 or args.top_k > 0:
+            from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p  # takes over a second to import
+
+            scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            scores = apply_top_p(scores, args.top_p) if args.top_p < 1 else scores
+            scores = apply_min_p(scores, args.min_p) if args.min_p > 0 else scores
+            scores = apply_top_k(scores, args.top_k) if 0 < args.top_k < logits.shape[-1] else scores
+        return scores

@@ -25,7 +25,8 @@ from .costs import (
 SCORE_PASSES = 10  # over the scores of windows and rows in the backward pass; the forward pass keeps them on the chip
 CONDITIONAL_PASSES = 10  # over the float32 scores of drawn pixels, which no kernel fuses
 LAYER_KERNELS = 50  # started by the forward pass of a layer
-PIXEL_KERNELS = 30  # started besides the layers to choose a pixel
+ROW_KERNELS = 15  # started by a layer for rows, see rows.py
+PIXEL_KERNELS = 10  # started besides the layers to choose a pixel
 STEP_KERNELS = 100  # started by the optimiser for the weights of a layer
 
 
@@ -72,10 +73,10 @@ def drawing_work(args: ModelArgs, height: int, width: int, before: int, count: i
     """``count`` images drawn at once: weights are read once a pixel for all of them, caches for each."""
     pixels, local, above = cached_keys(args, height, width, before)
     layers, size = args.image_layers + args.num_layers, element_bytes(args)
-    weights = size * layers * matrix_parameters(args) + _cast(args, args.num_pix * args.hidden_size)
+    weights = size * (layers * matrix_parameters(args) + args.num_pix * args.hidden_size)
     rows = layers * layer_bytes(args, 1, 1)
     caches = 2 * size * key_width(args) * (args.image_layers * local + args.num_layers * above)
-    kernels = pixels * (LAYER_KERNELS * layers + PIXEL_KERNELS)
+    kernels = pixels * (ROW_KERNELS * layers + PIXEL_KERNELS)
     return Work(
         count * drawing_flops(args, height, width, before), pixels * (weights + count * rows) + count * caches, kernels
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .model import PixWordModel
     from .processor import Part, Processor
 
-MARK = "<|image|>"
+MARK, END_MARK = "<|image|>", "<|/image|>"
 BATCH = 32  # images read together with --each
 
 
@@ -29,8 +29,11 @@ class GenerateArgs(DrawArgs):
 
     model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
     image: list[str] = setting([], "image to read; may be repeated", metavar="FILE")
-    prompt: str = setting(
-        "", f"text to go on from; - is standard input; {MARK} in it marks where images go", metavar="TEXT"
+    prompt: list[str] = setting(
+        [],
+        f"text to go on from; - is standard input; {MARK}FILE{END_MARK} in it is an image, and {MARK} alone marks "
+        "where an --image goes; may be repeated to draw after each",
+        metavar="TEXT",
     )
     each: bool = setting(False, "read every image on its own, in batches")
     jsonl: bool = setting(False, 'print {"image": ..., "text": ...}, a line for every image with --each')
@@ -44,42 +47,52 @@ class GenerateArgs(DrawArgs):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read images with a model."""
+    """Read images with a model, or draw them."""
     args = parse(GenerateArgs, "-m mlx_pixword.generate", argv, required=("model",))
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    if args.out_image is not None:
-        check(args)
-    elif not args.image and not prompt:
-        raise PixWordError("nothing to go on from: give --image FILE, --prompt TEXT or both")
-    parts = arrange(prompt, args.image[:1] if args.each else args.image)  # mistakes show before the model is loaded
-    missing = [path for path in args.image if not Path(path).is_file()]
-    if missing:
-        raise PixWordError(f"--image {missing[0]}: no such file")
+    texts = [sys.stdin.read() if text == "-" else text for text in args.prompt] or [""]
+    prompts = [arrange(text, args.image[:1] if args.each else args.image) for text in texts]
+    _check(args, prompts)  # mistakes show before the model is loaded
     from .hub import load  # --help answers at once
 
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
     if args.out_image is not None:
-        draw_files(model, processor, _fill(parts, processor), args)
+        draw_files(model, processor, [_fill(parts, processor, args) for parts in prompts], args)
     elif args.each and args.image:
-        _read_each(model, processor, args, prompt)
+        _read_each(model, processor, args, texts[0])
     elif args.jsonl:
-        _print_json(args.image, _generate(model, processor, _fill(parts, processor), args))
+        _print_json(args.image, _generate(model, processor, _fill(prompts[0], processor, args), args))
     else:
-        _stream(model, processor, _fill(parts, processor), args)
+        _stream(model, processor, _fill(prompts[0], processor, args), args)
+
+
+def _check(args: GenerateArgs, prompts: Sequence[Sequence[str | Path]]) -> None:
+    if args.out_image is not None:
+        check(args, len(prompts))
+    elif len(prompts) > 1:
+        raise PixWordError("several --prompt are for drawing; give --out-image FILE.png too, or one prompt")
+    elif not prompts[0]:
+        raise PixWordError("nothing to go on from: give --image FILE, --prompt TEXT or both")
+    missing = [path for path in args.image if not Path(path).is_file()]
+    if missing:
+        raise PixWordError(f"--image {missing[0]}: no such file")
 
 
 def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
-    """Texts and image paths in reading order: images at the marks of the prompt, or before it.
+    """Texts and image paths in reading order: images that the prompt names, or ``paths`` at its marks or before it.
 
     Raises:
-        PixWordError: the prompt has marks, and not as many as there are images.
+        PixWordError: the prompt names images in a wrong way or files that do not exist, or has marks, and not as many
+            as there are images.
     """
+    if END_MARK in prompt:
+        return _named_images(prompt, paths)
     texts = prompt.split(MARK)
     if len(texts) == 1:
         return [*map(Path, paths), *([prompt] if prompt else [])]
     if len(texts) - 1 != len(paths):
         raise PixWordError(
-            f"the prompt has {len(texts) - 1} {MARK} marks for {len(paths)} images; give one mark an image, or none"
+            f"the prompt has {len(texts) - 1} {MARK} marks for {len(paths)} images; give one mark an image, or none, "
+            f"or name images in it: {MARK}FILE{END_MARK}"
         )
     parts: list[str | Path] = [texts[0]]
     for path, text in zip(paths, texts[1:], strict=True):
@@ -87,16 +100,36 @@ def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
     return [part for part in parts if part != ""]
 
 
-def read_image(path: Path, processor: "Processor") -> "ImageTokens":
-    """Decode and fold an image file; raises `PixWordError` with its name."""
+def _named_images(prompt: str, paths: Sequence[str]) -> list[str | Path]:
+    """Parts of a prompt in UPW's syntax, ``text <|image|>FILE<|/image|> text``."""
+    from .data.references import parse_references  # --help answers at once
+
+    if paths:
+        raise PixWordError(f"name images in the prompt, {MARK}FILE{END_MARK}, or with --image, not both")
+    try:
+        return parse_references(prompt, _existing_file)
+    except PixWordError as error:
+        raise PixWordError(f"--prompt, {error}") from None
+
+
+def _existing_file(reference: str) -> Path:
+    path = Path(reference)
+    if not path.is_file():
+        raise PixWordError(f"{reference}: no such file")
+    return path
+
+
+def read_image(path: Path, processor: "Processor", flag: str = "--image") -> "ImageTokens":
+    """Decode and fold an image file; raises `PixWordError` with its name and the flag that named it."""
     from .images import decode_file
     from .processor import tokens_of
 
-    return tokens_of(decode_file(path, "--image", processor.args.image_size), processor.args)
+    return tokens_of(decode_file(path, flag, processor.args.image_size), processor.args)
 
 
-def _fill(parts: Sequence["str | Path"], processor: "Processor") -> list["Part"]:
-    return [read_image(part, processor) if isinstance(part, Path) else part for part in parts]
+def _fill(parts: Sequence["str | Path"], processor: "Processor", args: GenerateArgs) -> list["Part"]:
+    flag = "--image" if args.image else "--prompt"
+    return [read_image(part, processor, flag) if isinstance(part, Path) else part for part in parts]
 
 
 def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> None:
@@ -128,7 +161,7 @@ def _read_each(model: "PixWordModel", processor: "Processor", args: GenerateArgs
     start = time.perf_counter()
     for n in range(0, len(args.image), BATCH):
         paths = args.image[n : n + BATCH]
-        batch = processor.batch([_fill(arrange(prompt, [path]), processor) for path in paths])
+        batch = processor.batch([_fill(arrange(prompt, [path]), processor, args) for path in paths])
         for path, text in zip(paths, generate_batch(model, processor, batch, **args.sample_args()), strict=True):
             if args.jsonl:
                 _print_json([path], text)

@@ -250,14 +250,6 @@ class ImageBlock(nn.Module):
             x = layer.windowed(x, *qkv)
         return mx.take_along_axis(x, reads[..., None], axis=1)
 
-    def step(self, embeddings: mx.array, offset: int, caches: list[Any]) -> mx.array:
-        """State of one more pixel of an open window: ``embeddings [N, D]`` to ``[N, 1, D]``; a cache a layer."""
-        table = rotary_table(self._args.window_size**2, self._args.head_size, self._args.rope_theta)
-        x, rotary = embeddings[:, None].astype(self._args.compute_dtype), mx.array(table[:, offset : offset + 1])
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, None, cache)
-        return x
-
     def _gather(self, table: mx.array, windows: mx.array) -> tuple[mx.array, tuple[mx.array, ...]]:
         """Embeddings ``[U, P, D]``, and q, k, v of the first layer if the table has them."""
         rows, size = table[windows].astype(self._args.compute_dtype), self._args.head_size

@@ -313,15 +313,18 @@ def test_training_is_measured_where_pytorch_is(tmp_path: Path) -> None:
 
 
 def test_drawing_is_measured_where_pytorch_is() -> None:
-    result = command("generation", "--size", 16, "--sample", 4, "--rounds", 1, *SMALL)
+    result = command("generation", "--size", 16, "--count", 3, "--sample", 4, "--rounds", 1, *SMALL)
     if not HAS_TORCH:
         return must_ask_for_torch(result)
     assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout.splitlines()[-1])
-    assert "a sample of 4 of its pixels" in result.stdout
+    assert "3 16x16 images at once" in result.stdout and "a sample of 4 pixels" in result.stdout
     assert measured["agreement"] < 1e-4
     assert set(measured["pixels_per_second"]) == {"ours", "mlx", "torch"}
     assert set(measured["times_our_time"]) == {"mlx", "torch"}
+    assert (
+        0 < measured["operations"]["ours"] < measured["operations"]["mlx"] and measured["operations"]["torch"] is None
+    )
     return None
 
 
@@ -401,6 +404,7 @@ def test_memory_is_measured_by_image_size(tmp_path: Path) -> None:
         ("train_step", ["--seconds", 0], "--seconds must be positive"),
         ("train_step", ["--case", "other"], "--case"),
         ("generation", ["--sample", 0], "--sample must be at least 1"),
+        ("generation", ["--count", 0], "--count must be at least 1"),
         ("generation", ["--size", 30], "multiple of the window size"),
         ("memory", ["--sizes", "224,x"], "--sizes must be positive integers"),
         ("memory", ["--sizes", "100"], "multiple of the window size"),

@@ -96,6 +96,16 @@ def test_a_prompt_from_standard_input_places_images_at_its_marks(
     assert texts[0] != texts[1]  # the place matters
 
 
+def test_a_prompt_may_name_its_images(model_folder: Path, pictures: list[str], capsys: Capture) -> None:
+    named, placed = f"red <|image|> {pictures[1]} <|/image|> green", "red <|image|> green"
+    flags = ["--model", str(model_folder), "--max-tokens", "9"]
+    generate.main([*flags, "--prompt", named])
+    text = capsys.readouterr().out
+    generate.main([*flags, "--prompt", placed, "--image", pictures[1]])
+    assert capsys.readouterr().out == text
+    assert arrange(named, []) == ["red ", Path(pictures[1]), " green"]
+
+
 @pytest.mark.parametrize(
     ("prompt", "paths", "expected"),
     [

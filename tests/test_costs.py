@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_pixword import drawing
 from mlx_pixword import model as network
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
@@ -29,11 +28,14 @@ from mlx_pixword.costs import (
     parameters,
     training_flops,
 )
+from mlx_pixword.decoding import Decoder
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.model import PixWordModel, num_parameters
 from mlx_pixword.processor import tokens_of
+from mlx_pixword.rows import Matrices, Rows
 from mlx_pixword.training.settings import TrainArgs
 from mlx_pixword.training.step import _objective
+from mlx_pixword.windows import window_order
 
 Build = Callable[..., PixWordModel]
 Counts = Counter[str]
@@ -276,18 +278,32 @@ def test_muon_counts_its_own_products(small_model: Build) -> None:
     ("size", "changes"), [((5, 6), {}), ((4, 4), {"image_layers": 1}), ((3, 9), {"num_layers": 1})]
 )
 def test_operations_are_those_of_drawing(
-    small_model: Build, counts: Counts, size: tuple[int, int], changes: dict[str, int]
+    small_model: Build, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], changes: dict[str, int]
 ) -> None:
-    model = small_model(**changes)
-    document = make_document([[BOS], [7, 8, 9], [IMAGE]])
-    pen = drawing._Pen(model, document, 2)
-    counts.clear()
-    lengths = drawing.window_order(*size, model.args.window_size)[1].tolist()
-    for n, length in enumerate(lengths):
-        for j in range(length - (n + 1 == len(lengths))):
-            pen.put(mx.zeros(2, mx.int32), j, closes=j + 1 == length)
-            counts["head"] += 2 * 2 * pen.logits.shape[1] * model.args.hidden_size
-    assert sum(counts.values()) == 2 * drawing_flops(model.args, *size, len(document))
+    """So few pixels that no table of the first layer pays."""
+    found: Counts = Counter()
+    plain_heads, plain_combine, plain_attend = Rows.heads, Rows.combine, Rows._attend
+
+    def heads(self: Rows, x: mx.array, qkv: mx.array) -> mx.array:
+        found["heads"] += 2 * x.size * qkv.shape[1]
+        return plain_heads(self, x, qkv)
+
+    def combine(self: Rows, layer: Matrices, x: mx.array, *rest: Any) -> mx.array:
+        found["combine"] += 2 * x.shape[0] * (layer.out.size + layer.gate_up.size + layer.down.size)
+        return plain_combine(self, layer, x, *rest)
+
+    def attend(self: Rows, q: mx.array, keys: mx.array, *rest: Any) -> mx.array:
+        found["attend"] += 4 * q.size * keys.shape[2]
+        return plain_attend(self, q, keys, *rest)
+
+    for name, function in (("heads", heads), ("combine", combine), ("_attend", attend)):
+        monkeypatch.setattr(Rows, name, function)
+    model, document = small_model(**changes), make_document([[BOS], [7, 8, 9], [IMAGE]])
+    decoder = Decoder(model, [document] * 2, window_order(*size, model.args.window_size)[1].tolist())
+    for _ in range(size[0] * size[1] - 1):
+        decoder.put(mx.zeros(2, mx.int32))
+        found["head"] += 2 * decoder.logits.size * model.args.hidden_size
+    assert sum(found.values()) == 2 * drawing_flops(model.args, *size, len(document))
 
 
 # --- attention pairs --------------------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 import reference as ref
+from brute_force import pixel_logits, reference_weights
 from mlx.utils import tree_flatten, tree_map
 
 import mlx_pixword as pw
 from mlx_pixword import likelihood
 from mlx_pixword.batch import IMAGE, NO_TARGET, Batch, Document, collate, draw_offsets
-from mlx_pixword.convert import LAYER_NAMES, TOP_NAMES
 from mlx_pixword.data.loader import Encoder, Loader, SkipLog
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.errors import PixWordError
@@ -158,27 +158,12 @@ def test_conditional_attention_against_one_query_at_a_time(rng: np.random.Genera
 # --- likelihood -------------------------------------------------------------------------------------------------------
 
 
-def reference_weights(model: PixWordModel) -> ref.Weights:
-    """The model's weights under the names that the float64 reference knows."""
-    own = {name: np.array(w) for name, w in dict(tree_flatten(model.parameters())).items()}
-    weights = {upw: own[name] for upw, name in TOP_NAMES.items()}
-    for theirs, ours, count in (("", "", model.args.num_layers), ("imgblk.", "image_block.", model.args.image_layers)):
-        for n, (upw, name) in itertools.product(range(count), LAYER_NAMES.items()):
-            weights[f"{theirs}layers.{n}.{upw}.weight"] = own[f"{ours}layers.{n}.{name}.weight"]
-    return weights
-
-
-def brute_force(weights: ref.Weights, cfg: ref.Config, words: list[int], windows: list[np.ndarray]) -> list[float]:
-    """Each pixel from a whole float64 pass over everything before it: full windows, and the open one cut short."""
-    num_words = len(weights["tok_embeddings.weight"])
-    scores = []
-    for n, window in enumerate(windows):
-        for j in range(len(window)):
-            shown = [*windows[:n], *([window[:j]] if j else [])]
-            x = [weights["tok_embeddings.weight"][w].astype(np.float64) for w in words]
-            states = ref.image_states(weights, cfg, shown) if shown else []
-            logits = ref.sequence_logits(weights, cfg, np.array([*x, *states]))[-1, num_words:]
-            scores.append(float(logits[window[j]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()))
+def brute_force(weights: ref.Weights, cfg: ref.Config, words: list[int], windows: list[np.ndarray]) -> np.ndarray:
+    """Natural-log probability of each pixel in float64."""
+    logits = pixel_logits(weights, cfg, words, windows)  # [T, K]
+    highest = logits.max(axis=1)
+    total = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
+    scores: np.ndarray = logits[np.arange(len(logits)), np.concatenate(windows)] - total
     return scores
 
 

@@ -61,6 +61,35 @@ def test_several_drawings_and_a_gif(model_folder: Path, tmp_path: Path, capsys: 
     assert pixels(tmp_path / "a-1.png").tolist() != pixels(tmp_path / "a-2.png").tolist()
 
 
+def test_every_prompt_gets_its_drawings(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    flags = ["--size", "6x5", "--count", 2, "--seed", 3]
+    run(model_folder, "--out-image", tmp_path / "a.png", *flags, "--prompt", "red", "--prompt", "green red green")
+    paths = [tmp_path / f"a-{n}.png" for n in (1, 2, 3, 4)]
+    assert capsys.readouterr().out.split() == list(map(str, paths))
+    for n, prompt in ((0, "red"), (2, "green red green")):
+        alone = pw.generate_images(*pw.load(model_folder), prompt=prompt, size=(5, 6), count=2, seed=3 + n)
+        assert [pixels(path).tolist() for path in paths[n : n + 2]] == [np.array(image).tolist() for image in alone]
+
+
+def test_words_and_images_then_an_image_then_words(
+    model_folder: Path, photo: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, prompt = tmp_path / "a.png", f"red <|image|>{photo}<|/image|> green"
+    flags = ["--out-image", out, "--size", "6x5", "--prompt", prompt, "--then-words", "--max-tokens", 7, "--seed", 2]
+    run(model_folder, *flags)
+    model, processor = pw.load(model_folder)
+    parts = ["red ", Image.open(photo), " green"]
+    drawn = pw.generate_image(model, processor, parts, (5, 6), seed=2)
+    assert pixels(out).tolist() == np.array(drawn).tolist()
+    words = pw.generate_text(model, processor, [*parts, drawn], max_tokens=7)
+    assert words
+    assert capsys.readouterr().out == f"{out}\t{words}\n"
+    run(model_folder, *flags, "--force", "--count", 2, "--prompt", "red")
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert [line.split("\t")[0] for line in lines] == [str(tmp_path / f"a-{n}.png") for n in (1, 2, 3, 4)]
+    assert lines[0].split("\t")[1] == words
+
+
 @pytest.mark.parametrize(
     ("keep", "rows", "notices"), [(0.5, 5, 1), (0.0, 0, 0), (1.0, 10, 0), (0.4, 4, 0), (0.75, 7, 1)]
 )
@@ -117,11 +146,38 @@ def mistake(capsys: Capture, *flags: object) -> str:
         (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/model/config.json"], "config.json: not an image"),
         (["--out-image", "{tmp}/a.png", "--count", "0"], "--count"),
         (["--size", "4x4", "--prompt", "red"], "give --out-image"),
+        (["--then-words", "--prompt", "red"], "give --out-image"),
+        (["--prompt", "red", "--prompt", "green"], "give --out-image"),
+        (["--out-image", "{tmp}/a.png", "--prompt", "<|image|>{tmp}/no.png<|/image|>"], "no.png: no such file"),
+        (["--out-image", "{tmp}/a.png", "--prompt", "red\n{tmp}/photo.png<|/image|>"], "line 2: <|/image|> without"),
+        (["--out-image", "{tmp}/a.png", "--prompt", "<|image|>{tmp}/photo.png"], "1 <|image|> marks for 0 images"),
+        (["--out-image", "{tmp}/a.png", "--prompt", "<|image|><|/image|>"], "a path is needed"),
+        (["--out-image", "{tmp}/a.png", "--prompt", "<|image|><|image|>{tmp}/photo.png<|/image|>"], "inside another"),
+        (
+            ["--out-image", "{tmp}/a.png", "--prompt", "<|image|>{tmp}/model/config.json<|/image|>"],
+            "--prompt {tmp}/model/config.json: not an image",
+        ),
+        (
+            [
+                "--out-image",
+                "{tmp}/a.png",
+                "--image",
+                "{tmp}/photo.png",
+                "--prompt",
+                "<|image|>{tmp}/photo.png<|/image|>",
+            ],
+            "not both",
+        ),
+        (
+            ["--out-image", "{tmp}/a.png", "--size", "32x32", "--prompt", "red", "--prompt", "red " * 35],
+            "smaller image",
+        ),
     ],
 )
 def test_mistakes_leave_no_file(
     model_folder: Path, photo: Path, tmp_path: Path, capsys: Capture, flags: list[str], words: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    assert words in mistake(capsys, "--model", model_folder, *(f.format(tmp=tmp_path) for f in flags))
+    flags, words = [f.format(tmp=tmp_path) for f in flags], words.format(tmp=tmp_path)
+    assert words in mistake(capsys, "--model", model_folder, *flags)
     assert sorted(tmp_path.rglob("*")) == before

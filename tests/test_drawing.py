@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mlx_pixword as pw
+from mlx_pixword import drawing
 from mlx_pixword.batch import BOS, IMAGE, Document, ImageTokens, collate
 from mlx_pixword.drawing import DRAW, UNDRAWN, draw, generate_image, generate_images
 from mlx_pixword.errors import PixWordError
@@ -26,8 +27,13 @@ def sharp(small_model: Build) -> PixWordModel:
     return model
 
 
-def without_caches(model: PixWordModel, words: list[int], size: tuple[int, int], seed: int, temp: float) -> np.ndarray:
-    """Draw with a whole forward pass a pixel: finished windows, and the open one cut short as the last element."""
+def without_caches(
+    model: PixWordModel, words: list[int], size: tuple[int, int], seed: int, temp: float, forced: dict[int, int]
+) -> np.ndarray:
+    """Draw with a whole forward pass a pixel: finished windows, and the open one cut short as the last element.
+
+    ``forced`` has tokens of pixels that are not drawn, by their number.
+    """
     args, (height, width) = model.args, size
     lengths = window_order(height, width, args.window_size)[1]
     windows = np.full((len(lengths), args.window_size**2), args.num_pix, np.int32)
@@ -40,7 +46,8 @@ def without_caches(model: PixWordModel, words: list[int], size: tuple[int, int],
             batch = collate([[document]], args.vocab_size, args.num_pix, args.window_size, exact=True)
             logits = model(batch)[0, -1, args.vocab_size :]
             noise = mx.random.gumbel((args.num_pix,), key=keys[number]) if temp else 0
-            windows[n, j] = mx.argmax((logits - mx.logsumexp(logits)) / (temp or 1) + noise).item()
+            drawn = mx.argmax((logits - mx.logsumexp(logits)) / (temp or 1) + noise).item()
+            windows[n, j] = forced.get(number, drawn)
             number += 1
     return windows
 
@@ -54,7 +61,7 @@ def tokens(model: PixWordModel, *arguments: Any, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("size", [(5, 6), (1, 1), (8, 4), (3, 9)])
 def test_caches_change_nothing(sharp: PixWordModel, size: tuple[int, int], temp: float) -> None:
     found = tokens(sharp, [[7, 9]], size, temp=temp, seed=3)[0]
-    expected = without_caches(sharp, [BOS, 7, 9, IMAGE], size, 3, temp)
+    expected = without_caches(sharp, [BOS, 7, 9, IMAGE], size, 3, temp, {})
     lengths = window_order(*size, 4)[1]
     for n, length in enumerate(lengths):
         assert found[n, :length].tolist() == expected[n, :length].tolist()
@@ -90,6 +97,49 @@ def test_kept_rows_are_forced_at_their_turn(sharp: PixWordModel, rng: np.random.
     assert (found[valid][~kept] != again[valid][~kept]).any()  # what is kept is seen
     whole = tokens(sharp, "", (12, 6), keep=image, keep_rows=12)[0]
     assert (whole[valid] == image.windows[valid]).all()
+    forced = dict(enumerate(image.windows[valid].tolist()))
+    expected = without_caches(sharp, [BOS, IMAGE], (12, 6), 1, 1.0, {n: t for n, t in forced.items() if kept[n]})
+    assert (
+        found[valid] == expected[valid]
+    ).all()  # windows 0 and 1 are read with the prompt, 2 and 3 put pixel by pixel
+
+
+def test_several_prompts_draw_what_each_draws_alone(sharp: PixWordModel, rng: np.random.Generator) -> None:
+    prompts: list[Any] = [[[7, 9, 8]], "", [[5], rng.integers(0, 256, (5, 6, 3), np.uint8), [10]], [[7, 9, 8]]]
+    together = tokens(sharp, "", (6, 7), prompts=prompts, seed=5)
+    alone = [tokens(sharp, prompt, (6, 7), seed=5 + n)[0] for n, prompt in enumerate(prompts)]
+    assert (together == np.array(alone)).all()
+    twice = tokens(sharp, "", (6, 7), 2, prompts=prompts[:2], seed=5)  # prompt by prompt
+    alone = [tokens(sharp, prompts[n // 2], (6, 7), seed=5 + n)[0] for n in range(4)]
+    assert (twice == np.array(alone)).all()
+    images = generate_images(sharp, Processor(sharp.args), prompts=prompts[:2], size=(6, 7), seed=5)
+    assert (
+        np.array(images[1]).tolist()
+        == np.array(generate_image(sharp, Processor(sharp.args), "", (6, 7), seed=6)).tolist()
+    )
+
+
+def test_an_image_is_completed_after_several_prompts(sharp: PixWordModel, rng: np.random.Generator) -> None:
+    image = Processor(sharp.args).image(rng.integers(0, 256, (9, 6, 3), dtype=np.uint8))
+    prompts = [[[7, 9]], [[8]]]
+    together = tokens(sharp, "", (9, 6), prompts=prompts, keep=image, keep_rows=5, seed=2)
+    alone = [tokens(sharp, p, (9, 6), keep=image, keep_rows=5, seed=2 + n)[0] for n, p in enumerate(prompts)]
+    assert (together == np.array(alone)).all()
+
+
+@pytest.mark.parametrize(("prompt", "prompts"), [("", []), ([[7]], [[[8]]]), ("", "red")])
+def test_prompts_are_a_list_in_place_of_one(sharp: PixWordModel, prompt: Any, prompts: Any) -> None:
+    with pytest.raises(PixWordError, match="one prompt, or a list"):
+        tokens(sharp, prompt, (4, 4), prompts=prompts)
+
+
+@pytest.mark.parametrize("most", [1, 100, 10_000])
+def test_noise_made_ahead_is_that_of_each_pixel(
+    sharp: PixWordModel, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    expected = tokens(sharp, "", (5, 9), 2, seed=3)
+    monkeypatch.setattr(drawing, "NOISE", most)
+    assert (tokens(sharp, "", (5, 9), 2, seed=3) == expected).all()
 
 
 def test_greedy_drawing_takes_the_likeliest_pixel(sharp: PixWordModel) -> None:

@@ -88,7 +88,7 @@ def test_drawing_reads_weights_once_for_all_images(small_model: Build) -> None:
     image_keys = sum(range(1, 17)) + sum(range(1, 9)) + sum(range(1, 5)) + 1
     language_keys = 16 * 3 + 8 * 4 + 4 * 5 + 1 * 6
     assert one.bytes == weights + rows + 2 * 4 * key_width(args) * 2 * (image_keys + language_keys)
-    assert one.kernels == many.kernels == 29 * (4 * 50 + 30)
+    assert one.kernels == many.kernels == 29 * (4 * 15 + 10)
 
 
 # --- held -------------------------------------------------------------------------------------------------------------

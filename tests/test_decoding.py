@@ -1,0 +1,125 @@
+"""Decoding: every pixel's logits against float64, prompts of different lengths, and few operations."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import reference as ref
+from brute_force import pixel_logits, reference_weights
+
+from mlx_pixword.batch import BOS, IMAGE, ImageTokens, make_document
+from mlx_pixword.config import make_config
+from mlx_pixword.decoding import Decoder
+from mlx_pixword.errors import PixWordError
+from mlx_pixword.model import PixWordModel
+from mlx_pixword.windows import to_windows
+
+Build = Callable[..., PixWordModel]
+WORDS = [BOS, 7, 9, IMAGE]
+
+
+def image(rng: np.random.Generator, model: PixWordModel, height: int, width: int) -> ImageTokens:
+    tokens = rng.integers(0, model.args.num_pix, (height, width))
+    return ImageTokens(*to_windows(tokens, model.args.window_size, model.args.num_pix), height, width)
+
+
+def pixels(images: list[ImageTokens]) -> list[mx.array]:
+    """Tokens ``[N]`` of each pixel in window order."""
+    return [
+        mx.array([int(image.windows[n, j]) for image in images])
+        for n, length in enumerate(images[0].lengths)
+        for j in range(length)
+    ]
+
+
+def all_logits(decoder: Decoder, images: list[ImageTokens]) -> np.ndarray:
+    """Logits ``[N, T, K]`` while the images are put."""
+    found = [decoder.logits]
+    for tokens in pixels(images)[:-1]:
+        decoder.put(tokens)
+        found.append(decoder.logits)
+    return np.array(mx.stack(found, axis=1))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        ((5, 7), {}),
+        ((5, 7), {"qk_norm": True, "num_kv_heads": 1}),
+        ((9, 9), {"qk_norm": True}),  # more pixels than colours: the first layer's table is used
+        ((2, 9), {"num_kv_heads": 4, "image_layers": 1}),
+        ((1, 1), {}),
+    ],
+)
+def test_logits_agree_with_float64(
+    small_model: Build, rng: np.random.Generator, size: tuple[int, int], changes: dict[str, Any], fast: bool
+) -> None:
+    model = small_model(**changes)
+    model.norm.weight = mx.random.uniform(0.5, 2, (32,))
+    model.head.weight = 10 * model.head.weight
+    picture, args = image(rng, model, *size), model.args
+    windows = [row[:length] for row, length in zip(picture.windows, picture.lengths, strict=True)]
+    decoder = Decoder(model, [make_document([WORDS])], picture.lengths.tolist(), fast)
+    cfg = ref.Config(args.num_heads, args.num_kv_heads, 4, 64, qk_norm=args.qk_norm)
+    expected = pixel_logits(reference_weights(model), cfg, WORDS, windows)
+    found = all_logits(decoder, [picture])[0]
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_prompts_of_different_lengths_change_nothing(small_model: Build, rng: np.random.Generator, fast: bool) -> None:
+    """Words, an image and words, and nothing, side by side and each alone."""
+    model = small_model(qk_norm=True)
+    shown = image(rng, model, 5, 6)
+    documents = [make_document([[BOS, *[8] * 9, IMAGE]]), make_document([[BOS, 4], shown, [5, 7, IMAGE]])]
+    documents += [make_document([[BOS, IMAGE]]), documents[0]]
+    images = [image(rng, model, 5, 6) for _ in documents]
+    lengths = images[0].lengths.tolist()
+    together = all_logits(Decoder(model, documents, lengths, fast), images)
+    for found, document, picture in zip(together, documents, images, strict=True):
+        alone = all_logits(Decoder(model, [document], lengths, fast), [picture])[0]
+        assert np.abs(found - alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_half_types_stay_near_float32(small_model: Build, rng: np.random.Generator, qk_norm: bool) -> None:
+    model = small_model(qk_norm=qk_norm)
+    half = small_model(qk_norm=qk_norm, dtype="bfloat16")
+    half.update(model.parameters())
+    picture = image(rng, model, 5, 6)
+    exact, near = (
+        all_logits(Decoder(m, [make_document([WORDS])], picture.lengths.tolist()), [picture]) for m in (model, half)
+    )
+    assert 0 < np.abs(exact - near).max() < 0.05 * np.abs(exact).max()
+
+
+def test_what_is_not_finite_is_refused(small_model: Build) -> None:
+    model = small_model()
+    decoder = Decoder(model, [make_document([WORDS])], [2])
+    decoder.check()
+    decoder.put(mx.array([3]))
+    decoder.check()
+    decoder.logits = decoder.logits * float("inf")
+    with pytest.raises(PixWordError, match="not finite"):
+        decoder.check()
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 175), (2, 185)])
+def test_a_pixel_takes_few_operations(tmp_path: Path, count: int, most: int) -> None:
+    """Of the preset tiny, views included; it took 757 with the layers for sequences."""
+    model = PixWordModel(make_config({"preset": "tiny", "dtype": "float32"}).model)
+    decoder = Decoder(model, [make_document([[BOS, IMAGE]])] * count, [16] * 64, fast=False)
+    for _ in range(20):
+        decoder.put(mx.zeros(count, mx.int32))
+        mx.eval(decoder.logits)
+    tokens = mx.zeros(count, mx.int32)
+    mx.eval(tokens)
+    decoder.put(tokens)
+    mx.export_to_dot(str(tmp_path / "g.dot"), decoder.logits)
+    assert 100 < len(re.findall("label =", (tmp_path / "g.dot").read_text())) <= most
