@@ -133,3 +133,59 @@ METAL_FUNC void load_tile(
     store_pair(tile + local * PITCH + pair * 2, x);
   }
 }
+
+// ---- a row times a matrix [IN, OUT]: where columns are fewer than threads, several threads share one ----
+
+// Sums of the shared columns; nothing where every column has a thread of its own.
+template <int IN, int OUT, int THREADS, typename T>
+METAL_FUNC void multiply(threadgroup float* parts, const threadgroup float* x, const device T* matrix, int tid) {
+  constexpr int SHARES = THREADS / OUT;
+  if (SHARES > 1) {
+    float sum = 0.0f;
+    for (int i = tid / OUT; i < IN && tid < SHARES * OUT; i += SHARES) {
+      sum += x[i] * float(matrix[i * OUT + tid % OUT]);
+    }
+    parts[tid] = sum;
+  }
+}
+
+// The product's column, from `multiply`'s parts where it made any.
+template <int IN, int OUT, int THREADS, typename T>
+METAL_FUNC float product(
+    const threadgroup float* parts, const threadgroup float* x, const device T* matrix, int column) {
+  constexpr int SHARES = THREADS / OUT;
+  float sum = 0.0f;
+  if (SHARES > 1) {
+    for (int i = 0; i < SHARES; ++i) {
+      sum += parts[i * OUT + column];
+    }
+  } else {
+    for (int i = 0; i < IN; ++i) {
+      sum += x[i] * float(matrix[i * OUT + column]);
+    }
+  }
+  return sum;
+}
+
+// Sums of squares, one a simdgroup.
+template <int N, int THREADS>
+METAL_FUNC void sum_squares(threadgroup float* squares, const threadgroup float* x, int tid) {
+  float sum = 0.0f;
+  for (int i = tid; i < N; i += THREADS) {
+    sum += x[i] * x[i];
+  }
+  sum = metal::simd_sum(sum);
+  if (tid % 32 == 0) {
+    squares[tid / 32] = sum;
+  }
+}
+
+// What RMSNorm multiplies with.
+template <int N, int SIMDGROUPS>
+METAL_FUNC float norm_factor(const threadgroup float* squares, float eps) {
+  float sum = 0.0f;
+  for (int i = 0; i < SIMDGROUPS; ++i) {
+    sum += squares[i];
+  }
+  return metal::precise::rsqrt(sum / N + eps);
+}

@@ -7,9 +7,10 @@ from ._dispatch import Decision, Kernel, available, mode
 from ._trial import examine
 from .colors import FOLD, UNFOLD
 from .conditional_attention import CONDITIONAL_ATTENTION
+from .decode_rows import DECODE_ROWS
 from .window_attention import WINDOW_ATTENTION
 
-KERNELS: tuple[Kernel, ...] = (FOLD, UNFOLD, WINDOW_ATTENTION, CONDITIONAL_ATTENTION)
+KERNELS: tuple[Kernel, ...] = (FOLD, UNFOLD, WINDOW_ATTENTION, CONDITIONAL_ATTENTION, DECODE_ROWS)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+// One row of each sequence through all layers of a block, in one launch; see docs/kernels.md.
+//
+// state [N, D]   qkv [A, D, E]   out [A, H S, D]   gate_up [A, D, 2 F]   down [A, F, D]: matrices, norms folded in
+// keys, values [A, N, G, J, S], of which the first count[0] places are seen   bias float [N, J], with BIAS: of scores
+// angles float [N, S / 2, 2]: cosine and sine of the row's place   eps float [1]
+// next [N, D]    new_keys, new_values [A, N, G, S]: the row's own, which it sees as well
+// A layers, N rows, D hidden size, H query heads, G key heads, S head size, E = (H + 2 G) S, F feed-forward width, T type
+// A threadgroup takes one row. It keeps the state and all that follows from it in threadgroup memory, in float32.
+constexpr int THREADS = 32 * SIMDGROUPS;
+constexpr int E = (H + 2 * G) * S;
+constexpr int WIDE = E > 2 * F ? E : 2 * F;
+threadgroup float x[D];
+threadgroup float y[WIDE];
+threadgroup float parts[THREADS];
+threadgroup float squares[SIMDGROUPS];
+
+const int tid = thread_index_in_threadgroup;
+const int lane = thread_index_in_simdgroup;
+const int simdgroup = simdgroup_index_in_threadgroup;
+const int n = threadgroup_position_in_grid.x;
+const int layers = keys_shape[0], rows = keys_shape[1], places = keys_shape[3];
+const int seen = count[0];
+const float scale = metal::precise::rsqrt(float(S));
+
+for (int i = tid; i < D; i += THREADS) {
+  x[i] = float(state[n * D + i]);
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);            // the state is there
+
+for (int a = 0; a < layers; ++a) {
+  // Projections, of the state before its norm: the norm is one factor.
+  sum_squares<D, THREADS>(squares, x, tid);
+  multiply<D, E, THREADS>(parts, x, qkv + size_t(a) * D * E, tid);
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // squares and parts are there
+  float factor = norm_factor<D, SIMDGROUPS>(squares, eps[0]);
+  for (int i = tid; i < E; i += THREADS) {
+    y[i] = factor * product<D, E, THREADS>(parts, x, qkv + size_t(a) * D * E, i);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // queries, keys and values are there
+
+  // A simdgroup norms and turns a head.
+  for (int h = simdgroup; h < H + 2 * G; h += SIMDGROUPS) {
+    const bool turns = h < H + G;
+    threadgroup float* head = y + h * S;
+    float sum = 0.0f;
+    for (int p = lane; p < S / 2; p += 32) {
+      sum += head[2 * p] * head[2 * p] + head[2 * p + 1] * head[2 * p + 1];
+    }
+    sum = metal::simd_sum(sum);
+    const float norm = QK_NORM && turns ? metal::precise::rsqrt(sum / S + eps[0]) : 1.0f;
+    const size_t place = ((size_t(a) * rows + n) * G + (h < H + G ? h - H : h - H - G)) * S;
+    for (int p = lane; p < S / 2; p += 32) {
+      float2 pair = float2(head[2 * p], head[2 * p + 1]) * norm;
+      if (turns) {
+        pair = rotate_pair(pair, float2(angles[(n * S / 2 + p) * 2], angles[(n * S / 2 + p) * 2 + 1]));
+      }
+      if (h < H) {
+        pair *= scale;
+      } else if (h < H + G) {
+        store_pair(new_keys + place + 2 * p, pair);
+      } else {
+        store_pair(new_values + place + 2 * p, pair);
+      }
+      head[2 * p] = float(T(pair.x));
+      head[2 * p + 1] = float(T(pair.y));
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // heads are turned
+
+  // A simdgroup attends for a query head; its lanes share the keys, and the first one has the row's own as well.
+  for (int h = simdgroup; h < H; h += SIMDGROUPS) {
+    const int g = h / (H / G);
+    threadgroup float* q = y + h * S;
+    const threadgroup float* own_key = y + (H + g) * S;
+    const threadgroup float* own_value = y + (H + G + g) * S;
+    float highest = LOWEST, total = 0.0f, sums[S];
+    UNROLL for (int i = 0; i < S; ++i) {
+      sums[i] = 0.0f;
+    }
+    for (int j = lane - 1; j < seen; j += 32) {             // -1 is the row's own
+      const size_t place = (((size_t(a) * rows + n) * G + g) * places + metal::max(j, 0)) * S;
+      float score = 0.0f;
+      UNROLL for (int i = 0; i < S; ++i) {
+        score += q[i] * (j < 0 ? own_key[i] : float(keys[place + i]));
+      }
+#ifdef BIAS
+      score += j < 0 ? 0.0f : bias[n * places + j];
+#endif
+      const float most = metal::max(highest, score * LOG2_E);
+      const float shrink = metal::precise::exp2(highest - most), weight = metal::precise::exp2(score * LOG2_E - most);
+      highest = most;
+      total = total * shrink + weight;
+      UNROLL for (int i = 0; i < S; ++i) {
+        sums[i] = sums[i] * shrink + weight * (j < 0 ? own_value[i] : float(values[place + i]));
+      }
+    }
+    const float share = metal::precise::exp2(highest - metal::simd_max(highest));
+    total = metal::simd_sum(total * share);
+    UNROLL for (int i = 0; i < S; ++i) {
+      const float sum = metal::simd_sum(sums[i] * share);   // all lanes have read the query by now
+      if (lane == i % 32) {
+        sums[i] = sum / total;
+      }
+    }
+    simdgroup_barrier(mem_flags::mem_threadgroup);          // the query's place takes the result
+    UNROLL for (int i = 0; i < S; ++i) {
+      if (lane == i % 32) {
+        q[i] = sums[i];
+      }
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // heads have attended
+
+  multiply<H * S, D, THREADS>(parts, y, out + size_t(a) * H * S * D, tid);
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // parts are there
+  for (int i = tid; i < D; i += THREADS) {
+    x[i] += product<H * S, D, THREADS>(parts, y, out + size_t(a) * H * S * D, i);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // the state has what attention adds
+
+  sum_squares<D, THREADS>(squares, x, tid);
+  multiply<D, 2 * F, THREADS>(parts, x, gate_up + size_t(a) * D * 2 * F, tid);
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // squares and parts are there
+  factor = norm_factor<D, SIMDGROUPS>(squares, eps[0]);
+  for (int i = tid; i < 2 * F; i += THREADS) {
+    y[i] = factor * product<D, 2 * F, THREADS>(parts, x, gate_up + size_t(a) * D * 2 * F, i);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // gates and the other half are there
+  for (int i = tid; i < F; i += THREADS) {
+    y[i] = y[i] / (1.0f + metal::precise::exp(-y[i])) * y[F + i];
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // they are multiplied
+
+  multiply<F, D, THREADS>(parts, y, down + size_t(a) * F * D, tid);
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // parts are there
+  for (int i = tid; i < D; i += THREADS) {
+    x[i] += product<F, D, THREADS>(parts, y, down + size_t(a) * F * D, i);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);          // the layer is done
+}
+
+for (int i = tid; i < D; i += THREADS) {
+  next[n * D + i] = T(x[i]);
+}
