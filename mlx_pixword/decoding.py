@@ -41,8 +41,7 @@ class Decoder:
         self._embeddings = model.image_block.embed_pixels().astype(dtype)  # [K + 1, D]
         table_pays = count * sum(lengths) > len(self._embeddings)
         self._first = self._rows.heads(self._embeddings, self._image[0].qkv) if table_pays else None  # [K + 1, n, 1, d]
-        places = np.arange(max(lengths))[:, None].repeat(count, axis=1)
-        self._window_turns = mx.unstack(turns(args, places))  # P times [N, n, 1, d / 2]
+        self._window_turns = mx.unstack(turns(args, np.arange(max(lengths))[:, None]))  # P times [1, n, 1, d / 2]
         self._window = [self._new_cache(count, max(lengths)) for _ in self._image]
         self._offset = self._closed = 0  # pixels of the open window, closed windows
         self._read(model, documents)
@@ -67,7 +66,9 @@ class Decoder:
         empty = (places >= lengths[:, None]) & (places < self._start)  # behind the shorter prompts
         bias = mx.array(np.where(empty, -np.inf, 0)[:, None, None].astype(np.float32))
         self._bias = bias.astype(args.compute_dtype) if empty.any() else None  # [N, 1, 1, places]
-        self._sequence_turns = mx.unstack(turns(args, lengths + np.arange(len(self._lengths))[:, None]))
+        firsts = lengths if empty.any() else lengths[:1]
+        positions = firsts + np.arange(len(self._lengths))[:, None]
+        self._sequence_turns = mx.unstack(turns(args, positions))  # each [N or 1, n, 1, d / 2]
         mx.eval(self.logits, self._window_turns, self._sequence_turns)
 
     def put(self, tokens: mx.array) -> None:

@@ -127,7 +127,7 @@ class Rows:
         """The layer for states ``x [N, D]``, given their `heads` ``[N, n, 1, d]``.
 
         Args:
-            turn: complex ``[N, n, 1, d / 2]``, see `turns`.
+            turn: complex ``[N or 1, n, 1, d / 2]``, see `turns`.
             cache, place: where their keys and values go; they see all places up to their own.
             bias: added to scores, ``[N, 1, 1, places]``; None: 0.
         """

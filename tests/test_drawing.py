@@ -10,6 +10,7 @@ import pytest
 import mlx_pixword as pw
 from mlx_pixword import drawing
 from mlx_pixword.batch import BOS, IMAGE, Document, ImageTokens, collate
+from mlx_pixword.decoding import Decoder
 from mlx_pixword.drawing import DRAW, UNDRAWN, draw, generate_image, generate_images
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.model import PixWordModel
@@ -102,6 +103,17 @@ def test_kept_rows_are_forced_at_their_turn(sharp: PixWordModel, rng: np.random.
     assert (
         found[valid] == expected[valid]
     ).all()  # windows 0 and 1 are read with the prompt, 2 and 3 put pixel by pixel
+
+
+def test_windows_that_are_kept_as_a_whole_are_not_put(
+    sharp: PixWordModel, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, put, puts = Processor(sharp.args).image(rng.integers(0, 256, (12, 4, 3), dtype=np.uint8)), Decoder.put, []
+    monkeypatch.setattr(Decoder, "put", lambda self, pixel: (puts.append(pixel), put(self, pixel)))
+    for rows, expected in ((0, 47), (3, 47), (6, 31), (8, 15), (12, 0)):
+        puts.clear()
+        steps = list(draw(sharp, Processor(sharp.args), "", (12, 4), keep=image, keep_rows=rows))
+        assert (len(puts), steps[-1].pixels) == (expected, 48)
 
 
 def test_several_prompts_draw_what_each_draws_alone(sharp: PixWordModel, rng: np.random.Generator) -> None:
