@@ -14,7 +14,8 @@ import numpy as np
 from .batch import Document, collate
 from .errors import PixWordError
 from .model import PixWordModel
-from .rows import Cache, Rows, lay_out, side_by_side, turns
+from .rows import Cache, Matrices, Rows, lay_out, side_by_side, turns
+from .stack import Stack, stacks_run
 
 
 class Decoder:
@@ -41,13 +42,24 @@ class Decoder:
         self._embeddings = model.image_block.embed_pixels().astype(dtype)  # [K + 1, D]
         table_pays = count * sum(lengths) > len(self._embeddings)
         self._first = self._rows.heads(self._embeddings, self._image[0].qkv) if table_pays else None  # [K + 1, n, 1, d]
-        self._window_turns = mx.unstack(turns(args, np.arange(max(lengths))[:, None]))  # P times [1, n, 1, d / 2]
+        positions = np.arange(max(lengths))[:, None]
+        self._window_turns = mx.unstack(turns(args, positions))  # P times [1, n, 1, d / 2]
         self._window = [self._new_cache(count, max(lengths)) for _ in self._image]
         self._offset = self._closed = 0  # pixels of the open window, closed windows
+        self._image_stack = self._stack(self._image, self._window, positions)
         self._read(model, documents)
 
     def _new_cache(self, count: int, places: int) -> Cache:
         return Cache((count, self._args.num_kv_heads, places, self._args.head_size), self._args.compute_dtype)
+
+    def _stack(
+        self, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray, bias: mx.array | None = None
+    ) -> Stack | None:
+        """The block as a stack, where that is faster."""
+        if not stacks_run(self._args):
+            return None
+        stack = Stack(self._args, layers, caches, positions, bias)
+        return stack if stack.pays() else None
 
     def _read(self, model: PixWordModel, documents: Sequence[Document]) -> None:
         """Put the prompts into the language block's caches; equal ones are computed once."""
@@ -69,23 +81,36 @@ class Decoder:
         firsts = lengths if empty.any() else lengths[:1]
         positions = firsts + np.arange(len(self._lengths))[:, None]
         self._sequence_turns = mx.unstack(turns(args, positions))  # each [N or 1, n, 1, d / 2]
+        self._language_stack = self._stack(self._language, self._sequence, positions, self._bias)
         mx.eval(self.logits, self._window_turns, self._sequence_turns)
 
     def put(self, tokens: mx.array) -> None:
         """Add a pixel to every image, pix tokens ``[N]``."""
-        rows, x, turn = self._rows, self._embeddings[tokens], self._window_turns[self._offset]
-        heads = self._first[tokens] if self._first is not None else None
-        for layer, cache in zip(self._image, self._window, strict=True):
-            heads = rows.heads(x, layer.qkv) if heads is None else heads
-            x, heads = rows.combine(layer, x, heads, turn, cache, self._offset), None
-        turn = self._sequence_turns[self._closed]
-        for layer, cache in zip(self._language, self._sequence, strict=True):
-            heads = rows.heads(x, layer.qkv)
-            x = rows.combine(layer, x, heads, turn, cache, self._start + self._closed, self._bias)
-        self.logits = (rows.norm(x) @ self._head).astype(mx.float32)
+        states = self._language_states(self._image_states(tokens))
+        self.logits = (self._rows.norm(states) @ self._head).astype(mx.float32)
         self._offset += 1
         if self._offset == self._lengths[self._closed]:
             self._offset, self._closed = 0, self._closed + 1
+
+    def _image_states(self, tokens: mx.array) -> mx.array:
+        """States ``[N, D]`` of one more pixel of the open window."""
+        x, turn = self._embeddings[tokens], self._window_turns[self._offset]
+        if self._image_stack:
+            return self._image_stack.step(x, self._offset, self._offset)
+        heads = self._first[tokens] if self._first is not None else None
+        for layer, cache in zip(self._image, self._window, strict=True):
+            heads = self._rows.heads(x, layer.qkv) if heads is None else heads
+            x, heads = self._rows.combine(layer, x, heads, turn, cache, self._offset), None
+        return x
+
+    def _language_states(self, x: mx.array) -> mx.array:
+        """States ``[N, D]`` of the open window at its place in the sequence."""
+        turn, place = self._sequence_turns[self._closed], self._start + self._closed
+        if self._language_stack:
+            return self._language_stack.step(x, self._closed, place)
+        for layer, cache in zip(self._language, self._sequence, strict=True):
+            x = self._rows.combine(layer, x, self._rows.heads(x, layer.qkv), turn, cache, place, self._bias)
+        return x
 
     def check(self) -> None:
         """Raise `PixWordError` if the probabilities are not finite."""

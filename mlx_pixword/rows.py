@@ -62,16 +62,16 @@ class Cache:
     """Turned keys and values of one layer, ``[N, G, places, d]``, written in place."""
 
     def __init__(self, shape: Sequence[int], dtype: mx.Dtype) -> None:
-        self._keys, self._values = mx.zeros(shape, dtype), mx.zeros(shape, dtype)
+        self.keys, self.values = mx.zeros(shape, dtype), mx.zeros(shape, dtype)
 
     def put(self, k: mx.array, v: mx.array, place: int) -> None:
         """Write ``[N, G, J, d]`` from a place on."""
-        self._keys[:, :, place : place + k.shape[2]] = k
-        self._values[:, :, place : place + v.shape[2]] = v
+        self.keys[:, :, place : place + k.shape[2]] = k
+        self.values[:, :, place : place + v.shape[2]] = v
 
     def first(self, places: int) -> tuple[mx.array, mx.array]:
         """Keys and values of the first places."""
-        return self._keys[:, :, :places], self._values[:, :, :places]
+        return self.keys[:, :, :places], self.values[:, :, :places]
 
 
 class Rows:

@@ -20,11 +20,13 @@ VALUES = {
 }
 
 
-def mutations(file: str) -> Iterator[Mutant]:
-    """All mutants of ``metal/FILE``, by line; each stands for the whole text."""
+def mutations(file: str, after: str = "", until: str = "") -> Iterator[Mutant]:
+    """All mutants of ``metal/FILE``, of all lines or those between two marks; each stands for the whole text."""
     text = _load.read_source(file)
     lines = text.split("\n")
-    for number, line in enumerate(lines):
+    starts = next(number for number, line in enumerate(lines) if line.startswith(after)) if after else 0
+    ends = [number for number, line in enumerate(lines) if until and line.startswith(until)] or [len(lines)]
+    for number, line in list(enumerate(lines))[starts : ends[0]]:
         for name, changed in changes(line.partition("//")[0]):
             yield Mutant(f"{number + 1} {name}", text, "\n".join([*lines[:number], changed, *lines[number + 1 :]]))
 

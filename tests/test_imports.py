@@ -20,7 +20,7 @@ ORDER = (  # from the ground up; a module may import those before it, and those 
     "kernels.*", "model", "losses",
     "tokenizer", "processor",
     "data.*",
-    "sampling", "cache", "likelihood", "generation", "rows", "decoding", "drawing", "hub",
+    "sampling", "cache", "likelihood", "generation", "rows", "stack", "decoding", "drawing", "hub",
     "training.settings", "config", "training.*",
     ROOT,
     "draw_command", "pretrain", "generate", "evaluate", "convert", "doctor", "plan",

@@ -12,6 +12,7 @@ from mutations import mutations
 from span_attention import Case, difference, expected, make_case
 
 FILES = ("attention.metal", "attention_query_grad.metal", "attention_key_grad.metal", "header.h")
+ROWS = "// ---- a row times a matrix"  # what follows in the header is another kernel's
 EQUIVALENT = "float2(0.0f); becomes"  # rows and keys beyond the last: any number does, as they have no weight
 
 
@@ -60,7 +61,7 @@ def test_the_kernels_as_they_are(emulated: Any) -> None:
     check()
 
 
-ALL = [(file, mutant) for file in FILES for mutant in mutations(file) if EQUIVALENT not in mutant.name]
+ALL = [(file, mutant) for file in FILES for mutant in mutations(file, until=ROWS) if EQUIVALENT not in mutant.name]
 
 
 @pytest.mark.parametrize(("file", "mutant"), ALL, ids=[f"{file}:{mutant.name}" for file, mutant in ALL])
