@@ -15,6 +15,7 @@ from .instrument import KERNEL_FILE, instrument
 from .lint import lint, lint_ir, lint_warnings, with_inexact_literals
 from .source import Buffer, Prepared, prepare
 
+FRAME_BYTES = 128 * 1024  # of a thread's own variables; the runtime gives it twice as much
 _LANGUAGE = (
     "-std=c++17", "-nostdinc", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fsigned-char", "-fPIC",
     "-fno-math-errno", "-ffp-contract=off", "-fno-color-diagnostics", "-fno-caret-diagnostics",
@@ -28,7 +29,7 @@ _METAL = (
     "-ftrivial-auto-var-init=pattern",  # a thread's own variables start as NaN or a large number
     "-Wno-everything", "-Wimplicit-float-conversion", "-Wimplicit-int-float-conversion",
     "-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=return-type", "-Werror=vla",
-    "-Werror=return-stack-address",
+    "-Werror=return-stack-address", f"-Wframe-larger-than={FRAME_BYTES}",
 )  # fmt: skip
 _CHECKS = ("-fsanitize=array-bounds,integer-divide-by-zero", "-fsanitize-minimal-runtime")
 _RUNTIME = ("-x", "c++", *_LANGUAGE, "-O2", "-fvisibility=hidden")
@@ -94,7 +95,8 @@ def mistakes(source: str) -> list[str]:
 def compile_object(prepared: Prepared, source: str, checked: bool, tools: Toolchain, out: Path) -> None:
     """The kernel's code with its checks, for the processor that the tools are for."""
     ir = instrument(_front_end(prepared, source, checked, tools), checked)
-    run([*tools.compile, "-x", "ir", "-O1", "-fPIC", "-Wno-everything", "-c", "-o", str(out), "-"], ir)
+    options = ("-O1", "-fPIC", "-Wno-everything", "-Werror=frame-larger-than", "-c")
+    run([*tools.compile, "-x", "ir", *options, "-o", str(out), "-"], ir)
 
 
 def compile_runtime(tools: Toolchain, out: Path) -> None:

@@ -25,7 +25,7 @@ _LOCATION = re.compile(r"^(!\d+) = (?:distinct )?!DILocation\(line: (\d+),.*?sco
 _SCOPE = re.compile(r"^(!\d+) = (?:distinct )?!DI(?:Subprogram|LexicalBlock\w*)\(.*?file: (!\d+)", re.MULTILINE)
 _FILE = re.compile(r"^(!\d+) = (?:distinct )?!DIFile\(filename: \"([^\"]*)\"", re.MULTILINE)
 _GLOBAL = re.compile(r"^(@\S+) = (.*?)addrspace\(([23])\) (global|constant) (.*)$")
-_DEBUG = re.compile(r", !dbg !\d+")
+_DEBUG = re.compile(r",? !dbg !\d+")
 _HANDLERS = {"out_of_bounds": "emu_bad_index", "divrem_overflow": "emu_bad_division"}
 
 _DECLARATIONS = """
@@ -115,8 +115,7 @@ def instrument(ir: str, checked: bool = True, file: str = KERNEL_FILE) -> str:
             out.append(_pad(match, rows))
         else:
             out.extend(_instruction(text, module))
-    body = _DEBUG.sub("", "\n".join(out))
-    body = re.sub(r"^!llvm\.dbg\.cu = .*$", "", body, flags=re.MULTILINE)  # lines are not needed any more
+    body = _DEBUG.sub("", "\n".join(out))  # lines are in the checks now
     return "\n".join([body, _DECLARATIONS if checked else "", *_table(rows, module.granule)])
 
 

@@ -256,21 +256,26 @@ def with_inexact_literals(text: str) -> str:
     return apply_edits(text, [(t.start, t.end, "1.1234567f") for t in floats])
 
 
+_IR_MISTAKES = {
+    "addrspacecast": "a pointer is cast from one address space to another",
+    "atomicrmw": "a C++ atomic: use Metal's",
+    "cmpxchg": "a C++ atomic: use Metal's",
+    "load atomic": "a C++ atomic: use Metal's",
+    "store atomic": "a C++ atomic: use Metal's",
+}
+
+
 def lint_ir(ir: str) -> list[str]:
     """Casts between address spaces, C++ atomics and recursion."""
-    lines = line_map(ir)
     found = []
-    for pattern, what in _IR_MISTAKES:
-        for line in re.findall(rf"^.*{pattern}.*$", ir, re.MULTILINE):
-            place = re.search(r"!dbg (!\d+)", line)
-            found.append(message(lines.get(place[1], 0) if place else 0, what))
+    for word, what in _IR_MISTAKES.items():
+        if word in ir:
+            lines = line_map(ir)
+            for text in ir.split("\n"):
+                place = re.search(r"!dbg (!\d+)", text) if word in text else None
+                if place:
+                    found.append(message(lines.get(place[1], 0), what))
     return found + _recursion(ir)
-
-
-_IR_MISTAKES = (
-    (r"\baddrspacecast\b", "a pointer is cast from one address space to another"),
-    (r"\b(?:atomicrmw|cmpxchg|load atomic|store atomic)\b", "a C++ atomic: use Metal's"),
-)
 
 
 def _recursion(ir: str) -> list[str]:
@@ -278,7 +283,7 @@ def _recursion(ir: str) -> list[str]:
     calls: dict[str, set[str]] = {}
     places: dict[str, str] = {}
     current = ""
-    for line in ir.splitlines():
+    for line in ir.split("\n"):
         name = re.search(r"@([-\w.$]+)\(", line) if line.startswith("define ") or " call " in line else None
         if name and line.startswith("define "):
             current = name[1]

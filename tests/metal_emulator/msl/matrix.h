@@ -50,10 +50,10 @@ template <class T> inline void emu_check_set(const simdgroup_matrix<T, 8, 8>& ma
 
 // Address of a lane's element `i`, checked. `origin` is (column, row) of the corner.
 template <class T>
-inline ulong emu_element(ulong base, ulong stride, ulong2 origin, bool transposed, int i, int space, int write, uint line) {
+inline ulong emu_element(ulong base, ulong stride, ulong2 origin, bool transposed, int i, int space, int ways, uint line) {
   ulong row = emu_matrix_row(emu_current->lane), column = emu_matrix_column(emu_current->lane) + i;
   ulong index = transposed ? (origin.y + column) * stride + origin.x + row : (origin.y + row) * stride + origin.x + column;
-  return emu_access(base + index * sizeof(T), sizeof(T), space, write, line);
+  return emu_access(base + index * sizeof(T), sizeof(T), space, ways, line);
 }
 #define EMU_MATRIX_MEMORY(SPACE, NUMBER)                                                                           \
   template <class T>                                                                                               \
@@ -61,7 +61,7 @@ inline ulong emu_element(ulong base, ulong stride, ulong2 origin, bool transpose
                              ulong2 origin = {0, 0}, bool transposed = false, uint line = __builtin_LINE()) {      \
     emu_matrix_memory(EMU_MATRIX_LOAD, line);                                                                      \
     for (int i = 0; i < 2; ++i)                                                                                    \
-      to.emu_elements[i] = *(const T*)emu_element<T>(ulong(from), stride, origin, transposed, i, NUMBER, 0, line); \
+      to.emu_elements[i] = *(const T*)emu_element<T>(ulong(from), stride, origin, transposed, i, NUMBER, EMU_LOAD, line); \
   }                                                                                                                \
   template <class T>                                                                                               \
   inline void simdgroup_store(simdgroup_matrix<T, 8, 8> from, SPACE T* to, ulong stride = 8,                       \
@@ -69,7 +69,7 @@ inline ulong emu_element(ulong base, ulong stride, ulong2 origin, bool transpose
     emu_matrix_memory(EMU_MATRIX_STORE, line);                                                                     \
     emu_check_set(from, line);                                                                                     \
     for (int i = 0; i < 2; ++i)                                                                                    \
-      *(T*)emu_element<T>(ulong(to), stride, origin, transposed, i, NUMBER, 1, line) = from.emu_elements[i];       \
+      *(T*)emu_element<T>(ulong(to), stride, origin, transposed, i, NUMBER, EMU_STORE, line) = from.emu_elements[i];       \
   }
 EMU_MATRIX_MEMORY(device, EMU_DEVICE)
 EMU_MATRIX_MEMORY(threadgroup, EMU_THREADGROUP)

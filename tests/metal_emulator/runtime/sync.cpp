@@ -79,8 +79,7 @@ void emu_uninitialised_matrix(u32 line) {
 }
 
 static const char* place_name(u32 index) {
-  if (S.status[index] == AT_BARRIER) return "threadgroup_barrier";
-  return S.status[index] == DONE ? "the end" : operation_name(S.fibers[index].operation);
+  return S.status[index] == AT_BARRIER ? "threadgroup_barrier" : operation_name(S.fibers[index].operation);
 }
 
 // Nobody can run: name a thread that waits, best one in a simd operation, and one that is elsewhere.
@@ -93,9 +92,13 @@ static void report_stuck() {
     if (S.status[i] != S.status[waiting] || S.fibers[i].line != me.line || S.fibers[i].detail != me.detail) elsewhere = i;
   bool barrier = S.status[waiting] == AT_BARRIER || me.operation == EMU_SIMDGROUP_BARRIER;
   S.fiber = &me;
-  report(barrier ? "DIVERGENT-BARRIER" : "DIVERGENT-SIMD", me.line, "",
-         "this thread waits at %s, thread %u is at %s of line %u; %u of %u threads returned", place_name(waiting), elsewhere,
-         place_name(elsewhere), S.fibers[elsewhere].line, S.threads - S.live, S.threads);
+  const char* kind = barrier ? "DIVERGENT-BARRIER" : "DIVERGENT-SIMD";
+  if (S.status[elsewhere] == DONE)
+    report(kind, me.line, "", "this thread waits at %s, and thread %u has returned, as %u of %u did", place_name(waiting),
+           elsewhere, S.threads - S.live, S.threads);
+  else
+    report(kind, me.line, "", "this thread waits at %s, and thread %u at %s of line %u", place_name(waiting), elsewhere,
+           place_name(elsewhere), S.fibers[elsewhere].line);
   S.stopped = true;
 }
 
