@@ -1,6 +1,7 @@
 """From a kernel's text to a shared library: clang, checks put into its IR, clang again, the linker. Kept by content."""
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -117,11 +118,25 @@ def _front_end(prepared: Prepared, source: str, checked: bool, tools: Toolchain)
         if "bfloat" in source:
             warnings += clang(with_inexact_literals(prepared.text), "-fsyntax-only")[1]
     except MetalCompileError as error:
-        raise MetalCompileError("\n".join([*found, str(error)])) from None
+        raise MetalCompileError("\n".join([*found, *_at_the_kernel(str(error))])) from None
     found += [*lint_warnings(warnings), *lint_ir(ir)]
     if found:
         raise MetalCompileError("\n".join(found))
     return ir
+
+
+def _at_the_kernel(messages: str) -> list[str]:
+    """clang's messages; an error inside a header is put at the line of the kernel that led there."""
+    kept, waiting = [], ""
+    for line in messages.splitlines():
+        place = re.match(rf"{re.escape(KERNEL_FILE)}:\d+:\d+", line)
+        if place:
+            kept.append(f"{place[0]}: {waiting}" if waiting else line)
+            waiting = ""
+        elif " error: " in line:
+            kept += [waiting] * bool(waiting)
+            waiting = line[line.index("error: ") :]
+    return kept + [waiting] * bool(waiting)
 
 
 def _clang(entry: str, checked: bool, tools: Toolchain, text: str, *options: str) -> tuple[str, str]:

@@ -100,8 +100,7 @@ def run(command: Sequence[str], text: str = "") -> tuple[str, str]:
     """Run a compiler on a text; returns its output and warnings, raises `MetalCompileError` with its messages."""
     result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=_environment())
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if not line.startswith("In file included from")]
-        raise MetalCompileError("\n".join(lines) or f"{command[0]} ended with status {result.returncode}")
+        raise MetalCompileError(result.stderr.strip() or f"{command[0]} ended with status {result.returncode}")
     return result.stdout, result.stderr
 
 
