@@ -51,7 +51,6 @@ BAD = {
     "reference parameter": "inline void f(float& p) { p = 1; } --- float a; f(a); y[0] = a;",
     "template parameter": "template <typename T> inline void f(T& p) { p = 1; } --- float a; f(a); y[0] = a;",
     "structure parameter": "struct S { int a; }; inline void f(S* p) { p->a = 1; } --- S a; f(&a); y[0] = a.a;",
-    "array parameter": "inline float f(float p[2]) { return p[0]; } --- float a[2] = {1, 2}; y[0] = f(a);",
     "returned pointer": "inline float* f(device float* p) { return p; } --- y[0] = f(y)[0];",
     "sincos into device memory": "y[0] = sincos(x[0], y[1]);",
     "threadgroup array with values": "threadgroup float t[2] = {1, 2}; y[0] = t[0];",
@@ -170,10 +169,11 @@ GOOD = {
         "template <typename P> inline float f(P p) { return p[0] * p[1]; } --- y[0] = f(x) + f(w); "
         "threadgroup float t[2]; t[0] = t[1] = 1; y[1] = f(t); float l[2] = {1, 2}; y[2] = f(&l[0]);"
     ),
+    "array parameters": "inline float f(float p[2]) { return p[0]; } --- float a[2] = {1, 2}; y[0] = f(a);",
     "helpers": (
         "#define SQUARE(a) ((a) * (a))\nMETAL_FUNC float f(float a) { return a; } "
-        "t"
-        "emplate <typename T, int N> METAL_FUNC void g(thread T* p, const device T* q, threadgroup T& r, constant T& c) { for (int i = 0; i < N; ++i) "
+        "template <typename T, int N> METAL_FUNC void g(thread T* p, const device T* q, threadgroup T& r, "
+        "constant T& c) { for (int i = 0; i < N; ++i) "
         "p[i] = q[i] + r + c; } --- float a[2]; threadgroup float t; t = 1; g<float, 2>(a, x, t, w[0]); "
         "y[0] = SQUARE(f(a[1]));"
     ),

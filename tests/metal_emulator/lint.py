@@ -37,7 +37,7 @@ def lint(source: str) -> list[str]:
     types = _types(tokens)
     functions = list(_functions(tokens))
     found = [*_words(tokens), *_lambdas(tokens), *_bases(tokens), *_pointers(tokens, types)]
-    found += [*_array_parameters(tokens, functions), *_threadgroup(tokens, functions), *_statics(tokens, functions)]
+    found += [*_threadgroup(tokens, functions), *_statics(tokens, functions)]
     found += [*_program_scope(tokens, types), *_members(tokens)]
     return sorted(set(found), key=lambda text: int(text.split(":")[1]))
 
@@ -134,10 +134,8 @@ def _in_template_alias(tokens: Sequence[Token], start: int) -> bool:
 
 @dataclass(frozen=True)
 class _Function:
-    """Indices of a function's brackets: of its parameters and of its body."""
+    """Where a function's body begins and ends."""
 
-    open: int
-    close: int
     first: int
     last: int
     kernel: bool
@@ -153,22 +151,19 @@ def _functions(tokens: Sequence[Token]) -> Iterator[_Function]:
                 first += 1
             if first < len(tokens) and tokens[first].text == "{" and tokens[i - 1].text not in _STATEMENTS:
                 last = closing(tokens, first)
-                kernel = "kernel" in {token.text for token in tokens[max(0, i - 6) : i - 1]}
-                yield _Function(i, close, first, last, kernel)
+                yield _Function(first, last, _is_kernel(tokens, i))
                 i = last
         i += 1
 
 
-def _array_parameters(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:
-    """``float x[4]`` as a parameter is a pointer, so it needs an address space as well."""
-    for function in functions:
-        start = function.open + 1
-        for i in range(start, function.close + 1):
-            if tokens[i].text == "," or i == function.close:
-                words = {token.text for token in tokens[start:i]}
-                if "[" in words and not words & SPACES:
-                    yield message(tokens[start].line, f"'{text_of(tokens[start:i])}' needs an address space")
-                start = i + 1
+def _is_kernel(tokens: Sequence[Token], bracket: int) -> bool:
+    """Whether ``[[kernel]]`` or ``kernel`` stands before the name of a function."""
+    for token in reversed(tokens[:bracket]):
+        if token.text in (";", "{", "}"):
+            return False
+        if token.text == "kernel":
+            return True
+    return False
 
 
 def _threadgroup(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:

@@ -97,11 +97,8 @@ def _take_instantiation(source: str) -> tuple[str, str]:
 
 def _kernel_start(tokens: Sequence[Token]) -> int:
     """Index of the kernel's name."""
-    starts = [
-        i + 1
-        for i in range(1, len(tokens) - 2)
-        if tokens[i].text == "void" and tokens[i - 1].text in ("]]", "kernel") and tokens[i + 2].text == "("
-    ]
+    voids = [i for i in range(1, len(tokens) - 2) if tokens[i].text == "void" and tokens[i + 2].text == "("]
+    starts = [i + 1 for i in voids if tokens[i - 1].text in ("]]", "kernel")]
     if len(starts) != 1:
         raise MetalCompileError(f"the text must have one kernel, [[kernel]] void name(...); found {len(starts)}")
     return starts[0]

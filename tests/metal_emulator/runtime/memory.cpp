@@ -101,7 +101,7 @@ static inline void touch(Region& r, u64 index, const Access& a, const Touch& now
 
 static inline void spend(u32 line) {
   if (++S.launch->counters.work <= S.launch->budget) return;
-  report("BUDGET", line, "", "%lu accesses and loop turns are used up: an endless loop?", S.launch->budget);
+  report("BUDGET", line, "", "the budget of %lu accesses and loop turns is used up: an endless loop?", S.launch->budget);
   stop();
 }
 
