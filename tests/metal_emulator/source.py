@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .errors import MetalCompileError
 from .tokens import Token, closing, closing_angle, tokenize
@@ -64,6 +65,7 @@ class Prepared:
 Edit = tuple[int, int, str]  # replace text[start:end]
 
 
+@lru_cache(maxsize=1024)
 def prepare(source: str) -> Prepared:
     """Rewrite a text with one kernel, as MLX generates it. Raises `MetalCompileError` for what is not emulated."""
     text, arguments = _take_instantiation(source)
