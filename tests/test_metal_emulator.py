@@ -210,6 +210,7 @@ MISTAKES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {  # kernel, kind,
     "pointer not aligned": ("scale", "MISALIGNED", [("y[i] =", "y[i] = (*(const device float2*)(x + 1)).x *")]),
     "division by zero": ("scale", "DIVISION", [("y[i] =", "y[i] = (i / (i / 100)) *")]),
     "endless loop": ("scale", "BUDGET", [("y[i] =", "for (uint k = 1; k != 0; k += 2) {} y[i] =")]),
+    "endless loop without a condition": ("scale", "BUDGET", [("y[i] =", "while (true) {} y[i] =")]),
     "endless reading": ("scale", "BUDGET", [("y[i] =", "while (x[i] < 2.0f) {} y[i] =")]),
 }  # fmt: skip
 

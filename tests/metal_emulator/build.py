@@ -158,7 +158,7 @@ def _fingerprint(tools: Toolchain) -> str:
     """Of the compiler, and of all that shapes a compiled kernel."""
     names = ("build.py", "instrument.py", "lint.py", "source.py", "tokens.py")
     code = [HERE / name for name in names] + sorted([*HERE.glob("msl/*"), *HERE.glob("runtime/*")])
-    return digest(*(path.read_bytes() for path in code), str(HERE), tools.fingerprint)
+    return digest(*(path.read_bytes() for path in code), tools.fingerprint)
 
 
 def _once(name: str, tools: Toolchain, make: Callable[[Path], None]) -> Path:
@@ -181,4 +181,5 @@ def _runtime(tools: Toolchain) -> Path:
 @cache
 def _header(tools: Toolchain, checked: bool) -> Path:
     """The Metal headers, parsed; a kernel compiles in half the time with them."""
-    return _once(f"metal-{checked}.pch", tools, partial(_compile_header, tools, checked))
+    place = digest(str(HERE))  # it names the headers by path
+    return _once(f"{place}-{checked}.pch", tools, partial(_compile_header, tools, checked))

@@ -52,7 +52,6 @@ def _words(tokens: Sequence[Token]) -> Iterator[str]:
             yield message(token.line, f"Metal has no {_WORDS[token.text]} ({token.text})")
         if token.kind == "number" and re.fullmatch(r"[\d.]+(?:[eE][-+]?\d+)?[lL]", token.text) and "." in token.text:
             yield message(token.line, f"Metal has no long double ({token.text})")
-
         if token.text.startswith("emu_"):
             yield message(token.line, f"{token.text} is the emulator's own: use thread_elements() and Metal's names")
 
@@ -95,10 +94,9 @@ def _pointers(tokens: Sequence[Token], types: frozenset[str]) -> Iterator[str]:
         if token.text not in ("*", "&") or i == 0:
             continue
         start = _type_start(tokens, i, types)
-        if start is None or _in_template_alias(tokens, start):
+        if start is None:
             continue
-        words = {t.text for t in tokens[start:i]}
-        if not words & SPACES and not (tokens[start - 1].text in SPACES if start else False):
+        if not {t.text for t in tokens[start:i]} & SPACES:
             yield message(token.line, f"'{text_of(tokens[start : i + 1])}' needs an address space: thread, device, ...")
 
 
@@ -123,10 +121,6 @@ def _opening_angle(tokens: Sequence[Token], end: int) -> int:
         if depth == 0:
             return i
     return 0
-
-
-def _in_template_alias(tokens: Sequence[Token], start: int) -> bool:
-    return start > 0 and tokens[start - 1].text in ("sizeof", "decltype")
 
 
 # --- functions and variables ------------------------------------------------------------------------------------------

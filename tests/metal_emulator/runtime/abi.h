@@ -16,7 +16,8 @@ enum { EMU_LOAD = 1, EMU_STORE = 2 };  // ways to access memory; both for an ato
 
 // Operations that lanes do together; the lanes of a simdgroup must agree on the operation and its line.
 enum {
-  EMU_SIMDGROUP_BARRIER = 1, EMU_REDUCE, EMU_SHUFFLE, EMU_PREFIX, EMU_BALLOT, EMU_MULTIPLY, EMU_MATRIX_LOAD, EMU_MATRIX_STORE
+  EMU_SIMDGROUP_BARRIER = 1, EMU_REDUCE, EMU_SHUFFLE, EMU_PREFIX, EMU_BALLOT, EMU_MULTIPLY, EMU_MATRIX_LOAD,
+  EMU_MATRIX_STORE
 };
 
 extern "C" {
@@ -38,7 +39,8 @@ unsigned long emu_atomic(unsigned long address, unsigned bytes, int space, int w
 
 void emu_barrier(int flags, unsigned line);
 // Give this lane's bytes, wait for the others; returns the lanes' bytes, EMU_SLOT apart.
-const unsigned char* emu_exchange(const void* mine, unsigned bytes, int operation, int detail, unsigned line, int* lanes);
+const unsigned char* emu_exchange(const void* mine, unsigned bytes, int operation, int detail, unsigned line,
+                                  int* lanes);
 void emu_matrix_memory(int operation, unsigned line);  // this lane came by a matrix load or store
 void emu_count_multiply();
 void emu_uninitialised_matrix(unsigned line);

@@ -1,7 +1,7 @@
 // Shadow memory: bounds, initialisation and races of every access, by the element. Traffic by the line.
 #include "state.h"
 
-// --- regions ----------------------------------------------------------------------------------------------------------
+// --- regions ---------------------------------------------------------------------------------------------------------
 
 Region* find_region(u64 address, int space) {
   for (u64 i = 0; i < S.regions.count; ++i) {
@@ -21,14 +21,15 @@ static void report_bounds(u64 address, u32 bytes, int space, bool write, u32 lin
     if (static_cast<int>(r.space) == space && distance < best) best = distance, nearest = &r;
   }
   const char* what = write ? "store" : "load";
-  if (!nearest || best > nearest->bytes + (1 << 20)) return report("OUT-OF-BOUNDS", line, "", "%s far from any memory", what);
-  if (address < nearest->low)
+  if (!nearest || best > nearest->bytes + (1 << 20))
+    report("OUT-OF-BOUNDS", line, "", "%s far from any memory", what);
+  else if (address < nearest->low)
     report("OUT-OF-BOUNDS", line, nearest->name, "%s of %u bytes starts %lu bytes before it", what, bytes, best);
   else
     report("OUT-OF-BOUNDS", line, nearest->name, "%s of %u bytes ends %lu bytes past its end", what, bytes, best);
 }
 
-// --- races ------------------------------------------------------------------------------------------------------------
+// --- races -----------------------------------------------------------------------------------------------------------
 
 // Whether nothing orders an earlier touch before the access that happens now.
 static inline bool unordered(const Touch& old, u32 thread, int space, bool atomic) {
@@ -43,9 +44,9 @@ static inline bool unordered(const Touch& old, u32 thread, int space, bool atomi
 static void report_race(Region& r, u64 index, const Touch& old, int space, bool write, u32 line, const char* verb) {
   bool foreign = space == EMU_DEVICE && old.epoch < S.group_epoch[space];
   u32 other = foreign ? old.thread - 1 : old.thread - 1 - S.first_thread;
-  report("RACE", line, r.name, "element %lu is %s here, and %s by thread %u%s at line %u; no barrier lies between", index,
-         write ? "written" : "read", verb, other, foreign ? " of the launch, in another threadgroup," : "",
-         old.line & ~ATOMIC);
+  const char* where = foreign ? " of the launch, in another threadgroup," : "";
+  report("RACE", line, r.name, "element %lu is %s here, and %s by thread %u%s at line %u; no barrier lies between",
+         index, write ? "written" : "read", verb, other, where, old.line & ~ATOMIC);
 }
 
 static inline bool same_simdgroup(const Touch& a, const Touch& b) {
@@ -69,7 +70,7 @@ static inline void note_write(Element& e, const Touch& now, bool atomic) {
   e.writer = now;
 }
 
-// --- one access -------------------------------------------------------------------------------------------------------
+// --- one access ------------------------------------------------------------------------------------------------------
 
 struct Access {
   u32 bytes, align;
@@ -101,7 +102,8 @@ static inline void touch(Region& r, u64 index, const Access& a, const Touch& now
 
 static inline void spend(u32 line) {
   if (++S.launch->counters.work <= S.launch->budget) return;
-  report("BUDGET", line, "", "the budget of %lu accesses and loop turns is used up: an endless loop?", S.launch->budget);
+  report("BUDGET", line, "", "the budget of %lu accesses and loop turns is used up: an endless loop?",
+         S.launch->budget);
   stop();
 }
 
@@ -126,8 +128,9 @@ static inline u64 access(u64 address, const Access& a) {
   if ((a.ways & EMU_STORE) && (r->flags & READ_ONLY)) report("READ-ONLY", a.line, r->name, "a store to an input");
   if (a.space == EMU_CONSTANT) return address;
   const emu_position& me = S.fiber->position;
-  Touch now = {S.first_thread + me.index_in_threadgroup + 1, S.epoch[a.space], S.simdgroups[me.simdgroup].epoch[a.space],
-               static_cast<u16>(a.line | (a.atomic ? ATOMIC : 0))};
+  u16 line = static_cast<u16>(a.line | (a.atomic ? ATOMIC : 0));
+  Touch now = {S.first_thread + me.index_in_threadgroup + 1, S.epoch[a.space],
+               S.simdgroups[me.simdgroup].epoch[a.space], line};
   u64 last = (address - r->low + a.bytes - 1) >> r->shift;
   for (u64 i = (address - r->low) >> r->shift; i <= last; ++i) touch(*r, i, a, now);
   return address;
