@@ -1,6 +1,7 @@
 """From a kernel's text to a shared library: clang, checks put into its IR, clang again, the linker. Kept by content."""
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from .instrument import KERNEL_FILE, instrument
 from .lint import lint, lint_ir, lint_warnings, with_inexact_literals
 from .source import Buffer, Prepared, prepare
 
+FRAME_BYTES = 128 * 1024  # of a thread's own variables; the runtime gives it twice as much
 _LANGUAGE = (
     "-std=c++17", "-nostdinc", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fsigned-char", "-fPIC",
     "-fno-math-errno", "-ffp-contract=off", "-fno-color-diagnostics", "-fno-caret-diagnostics",
@@ -28,7 +30,7 @@ _METAL = (
     "-ftrivial-auto-var-init=pattern",  # a thread's own variables start as NaN or a large number
     "-Wno-everything", "-Wimplicit-float-conversion", "-Wimplicit-int-float-conversion",
     "-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=return-type", "-Werror=vla",
-    "-Werror=return-stack-address",
+    "-Werror=return-stack-address", f"-Wframe-larger-than={FRAME_BYTES}",
 )  # fmt: skip
 _CHECKS = ("-fsanitize=array-bounds,integer-divide-by-zero", "-fsanitize-minimal-runtime")
 _RUNTIME = ("-x", "c++", *_LANGUAGE, "-O2", "-fvisibility=hidden")
@@ -94,7 +96,8 @@ def mistakes(source: str) -> list[str]:
 def compile_object(prepared: Prepared, source: str, checked: bool, tools: Toolchain, out: Path) -> None:
     """The kernel's code with its checks, for the processor that the tools are for."""
     ir = instrument(_front_end(prepared, source, checked, tools), checked)
-    run([*tools.compile, "-x", "ir", "-O1", "-fPIC", "-Wno-everything", "-c", "-o", str(out), "-"], ir)
+    options = ("-O1", "-fPIC", "-Wno-everything", "-Werror=frame-larger-than", "-c")
+    run([*tools.compile, "-x", "ir", *options, "-o", str(out), "-"], ir)
 
 
 def compile_runtime(tools: Toolchain, out: Path) -> None:
@@ -115,11 +118,25 @@ def _front_end(prepared: Prepared, source: str, checked: bool, tools: Toolchain)
         if "bfloat" in source:
             warnings += clang(with_inexact_literals(prepared.text), "-fsyntax-only")[1]
     except MetalCompileError as error:
-        raise MetalCompileError("\n".join([*found, str(error)])) from None
+        raise MetalCompileError("\n".join([*found, *_at_the_kernel(str(error))])) from None
     found += [*lint_warnings(warnings), *lint_ir(ir)]
     if found:
         raise MetalCompileError("\n".join(found))
     return ir
+
+
+def _at_the_kernel(messages: str) -> list[str]:
+    """clang's messages; an error inside a header is put at the line of the kernel that led there."""
+    kept, waiting = [], ""
+    for line in messages.splitlines():
+        place = re.match(rf"{re.escape(KERNEL_FILE)}:\d+:\d+", line)
+        if place:
+            kept.append(f"{place[0]}: {waiting}" if waiting else line)
+            waiting = ""
+        elif " error: " in line:
+            kept += [waiting] * bool(waiting)
+            waiting = line[line.index("error: ") :]
+    return kept + [waiting] * bool(waiting)
 
 
 def _clang(entry: str, checked: bool, tools: Toolchain, text: str, *options: str) -> tuple[str, str]:
@@ -141,7 +158,7 @@ def _fingerprint(tools: Toolchain) -> str:
     """Of the compiler, and of all that shapes a compiled kernel."""
     names = ("build.py", "instrument.py", "lint.py", "source.py", "tokens.py")
     code = [HERE / name for name in names] + sorted([*HERE.glob("msl/*"), *HERE.glob("runtime/*")])
-    return digest(*(path.read_bytes() for path in code), str(HERE), tools.fingerprint)
+    return digest(*(path.read_bytes() for path in code), tools.fingerprint)
 
 
 def _once(name: str, tools: Toolchain, make: Callable[[Path], None]) -> Path:
@@ -164,4 +181,5 @@ def _runtime(tools: Toolchain) -> Path:
 @cache
 def _header(tools: Toolchain, checked: bool) -> Path:
     """The Metal headers, parsed; a kernel compiles in half the time with them."""
-    return _once(f"metal-{checked}.pch", tools, partial(_compile_header, tools, checked))
+    place = digest(str(HERE))  # it names the headers by path
+    return _once(f"{place}-{checked}.pch", tools, partial(_compile_header, tools, checked))

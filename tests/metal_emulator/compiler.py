@@ -100,8 +100,7 @@ def run(command: Sequence[str], text: str = "") -> tuple[str, str]:
     """Run a compiler on a text; returns its output and warnings, raises `MetalCompileError` with its messages."""
     result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=_environment())
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if not line.startswith("In file included from")]
-        raise MetalCompileError("\n".join(lines) or f"{command[0]} ended with status {result.returncode}")
+        raise MetalCompileError(result.stderr.strip() or f"{command[0]} ended with status {result.returncode}")
     return result.stdout, result.stderr
 
 
@@ -133,13 +132,13 @@ def _forget_old(base: Path) -> None:
     oldest = time.time() - KEEP_DAYS * 86400
     for path in base.iterdir():
         with contextlib.suppress(OSError):  # another process may have been faster
-            if path.is_file() and path.stat().st_mtime < oldest:
-                path.unlink()
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _environment() -> dict[str, str]:
-    base = Path(tempfile.gettempdir()) if "METAL_EMULATOR_CACHE" not in os.environ else folder()
-    return {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(base / "zig"), "ZIG_GLOBAL_CACHE_DIR": str(base / "zig")}
+    zig = str(folder() / "zig")
+    return {**os.environ, "ZIG_LOCAL_CACHE_DIR": zig, "ZIG_GLOBAL_CACHE_DIR": zig}
 
 
 def digest(*parts: str | bytes) -> str:

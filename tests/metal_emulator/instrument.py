@@ -6,10 +6,9 @@ variables and constant tables get a red zone, and a table of them goes to the ru
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import MetalCompileError
-from .source import apply_edits
 
 KERNEL_FILE = "kernel.metal"  # what debug information calls the text
 RED_ZONE = 4096
@@ -17,15 +16,11 @@ _SPACES = {"1": "device", "2": "constant", "3": "threadgroup"}
 _SIZES = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 
 _ACCESS = re.compile(r"^(\s+(?:%\S+ = (?P<load>load)|store) (?:volatile )?)(?P<operands>.*)$")
-_MEMORY = re.compile(r"call void @llvm\.(memcpy|memmove|memset)\S*?\((?P<arguments>.*), i64 (?P<bytes>\d+), i1 \w+\)")
-_POINTER = re.compile(
-    r"ptr(?: addrspace\((\d)\))? (?:\w+(?:\(\d+\))? |align \d+ )*(%[-\w.\"]+|@[-\w.\"]+|getelementptr .*?\))"
-)
 _LOCATION = re.compile(r"^(!\d+) = (?:distinct )?!DILocation\(line: (\d+),.*?scope: (!\d+)", re.MULTILINE)
 _SCOPE = re.compile(r"^(!\d+) = (?:distinct )?!DI(?:Subprogram|LexicalBlock\w*)\(.*?file: (!\d+)", re.MULTILINE)
 _FILE = re.compile(r"^(!\d+) = (?:distinct )?!DIFile\(filename: \"([^\"]*)\"", re.MULTILINE)
 _GLOBAL = re.compile(r"^(@\S+) = (.*?)addrspace\(([23])\) (global|constant) (.*)$")
-_DEBUG = re.compile(r", !dbg !\d+")
+_DEBUG = re.compile(r",? !dbg !\d+")
 _HANDLERS = {"out_of_bounds": "emu_bad_index", "divrem_overflow": "emu_bad_division"}
 
 _DECLARATIONS = """
@@ -89,6 +84,18 @@ class _Module:
     checked: bool
     count: int = 0
     granule: int = 8  # of threadgroup memory: the smallest scalar that is loaded or stored there
+    labels: set[str] = field(default_factory=set)  # of the function, so far
+
+    def goes_back(self, instruction: str) -> bool:
+        """Whether a branch leads to code before it, as the end of a loop does."""
+        targets = re.findall(r"label %([-\w.]+)", instruction) if instruction.startswith("  br ") else ()
+        return not self.labels.isdisjoint(targets)
+
+    def note_label(self, text: str) -> None:
+        if text.startswith("define "):
+            self.labels.clear()
+        elif label := re.match(r"([-\w.]+):", text):
+            self.labels.add(label[1])
 
     def line_of(self, instruction: str) -> int:
         found = re.search(r"!dbg (!\d+)", instruction)
@@ -105,9 +112,9 @@ class _Module:
         return call, result
 
 
-def instrument(ir: str, checked: bool = True, file: str = KERNEL_FILE) -> str:
+def instrument(ir: str, checked: bool = True) -> str:
     """The module with checks, or with the table of variables alone."""
-    module = _Module(line_map(ir, file), checked)
+    module = _Module(line_map(ir), checked)
     rows: list[tuple[str, str, int]] = []
     out: list[str] = []
     for text in ir.split("\n"):
@@ -115,15 +122,14 @@ def instrument(ir: str, checked: bool = True, file: str = KERNEL_FILE) -> str:
             out.append(_pad(match, rows))
         else:
             out.extend(_instruction(text, module))
-    body = _DEBUG.sub("", "\n".join(out))
-    body = re.sub(r"^!llvm\.dbg\.cu = .*$", "", body, flags=re.MULTILINE)  # lines are not needed any more
+    body = _DEBUG.sub("", "\n".join(out))  # lines are in the checks now
     return "\n".join([body, _DECLARATIONS if checked else "", *_table(rows, module.granule)])
 
 
-def line_map(ir: str, file: str = KERNEL_FILE) -> dict[str, int]:
+def line_map(ir: str) -> dict[str, int]:
     """Lines of the kernel's own text; those of the emulator's headers are left out."""
     files = dict(_FILE.findall(ir))
-    scopes = {scope for scope, of in _SCOPE.findall(ir) if files.get(of, "").endswith(file)}
+    scopes = {scope for scope, of in _SCOPE.findall(ir) if files.get(of, "").endswith(KERNEL_FILE)}
     return {name: int(line) for name, line, scope in _LOCATION.findall(ir) if scope in scopes}
 
 
@@ -131,18 +137,18 @@ def _instruction(text: str, module: _Module) -> Iterator[str]:
     if not module.checked:
         yield text
         return
+    module.note_label(text)
     line = module.line_of(text) if "!dbg" in text else 0
     if "ptr addrspace(" in text:
         if match := _ACCESS.match(text):
             yield from _access(match, module, line)
             return
-        if match := _MEMORY.search(text):
-            yield from _block(match, text, module, line)
-            return
+        if "@llvm.mem" in text:
+            raise MetalCompileError(f"{KERNEL_FILE}:{line}: error: the emulator cannot check a block that is copied")
     if "@__ubsan_handle_" in text and " call " in text:
         handler = next(new for old, new in _HANDLERS.items() if old in text)
         text = f"  call void @{handler}(i32 {line})"
-    elif line and "!llvm.loop" in text and text.startswith("  br "):  # loops of the headers end
+    elif line and module.goes_back(text):  # the headers' own loops, which have no line, end
         yield f"  call void @emu_loop(i32 {line})"
     yield text
 
@@ -162,17 +168,6 @@ def _access(match: re.Match[str], module: _Module, line: int) -> Iterator[str]:
     yield f"{match[1]}{operands[0]}, ptr addrspace({pointer[1]}) {address}, align {align}"
 
 
-def _block(match: re.Match[str], text: str, module: _Module, line: int) -> Iterator[str]:
-    """memcpy and memset: the first pointer is written, the second read."""
-    edits = []
-    for i, pointer in enumerate(_POINTER.finditer(match["arguments"])):
-        if pointer[1] in _SPACES:
-            call, result = module.check(pointer[1], i == 0, pointer[2], int(match["bytes"]), 1, line)
-            edits.append((pointer.start(2), pointer.end(2), result))
-            yield call
-    yield text[: match.start("arguments")] + apply_edits(match["arguments"], edits) + text[match.end("arguments") :]
-
-
 # --- variables --------------------------------------------------------------------------------------------------------
 
 
@@ -180,13 +175,13 @@ def _pad(match: re.Match[str], rows: list[tuple[str, str, int]]) -> str:
     """A threadgroup variable or constant table, followed by bytes that nobody may touch."""
     name, linkage, space, kind, rest = match.groups()
     type_, rest = split_type(rest)
-    value, _, after = rest.partition(", align ") if ", align " in rest else (rest, "", "")
-    value, _, comdat = value.partition(", comdat")
+    value, _, after = rest.partition(", align ")
+    value, is_comdat, comdat = value.partition(", comdat")
     align = max(64, int(re.match(r"\d+", after)[0])) if after else 64  # type: ignore[index]
     rows.append((name, type_, int(space)))
     filler = f"[{RED_ZONE} x i8]"
     content = f"<{{ {type_} {value}, {filler} zeroinitializer }}>" if space == "2" else "undef"
-    tail = f", comdat{comdat}" if _ else ""
+    tail = f", comdat{comdat}" if is_comdat else ""
     return f"{name} = {linkage}addrspace({space}) {kind} <{{ {type_}, {filler} }}> {content}{tail}, align {align}"
 
 

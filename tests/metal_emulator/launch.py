@@ -18,7 +18,7 @@ from .errors import EmulatorError, Finding
 
 THREADGROUP_BYTES = 32768
 THREADS = 1024
-BUDGET = 1 << 32
+BUDGET = 1 << 30
 _SLOTS, _FINDINGS = 8, 64
 _SPACES = {1: "device", 2: "constant", 3: "threadgroup"}
 _FILLED, _CONSTANT, _READ_ONLY = 1, 2, 4

@@ -37,7 +37,7 @@ def lint(source: str) -> list[str]:
     types = _types(tokens)
     functions = list(_functions(tokens))
     found = [*_words(tokens), *_lambdas(tokens), *_bases(tokens), *_pointers(tokens, types)]
-    found += [*_array_parameters(tokens, functions), *_threadgroup(tokens, functions), *_statics(tokens, functions)]
+    found += [*_threadgroup(tokens, functions), *_statics(tokens, functions)]
     found += [*_program_scope(tokens, types), *_members(tokens)]
     return sorted(set(found), key=lambda text: int(text.split(":")[1]))
 
@@ -52,7 +52,6 @@ def _words(tokens: Sequence[Token]) -> Iterator[str]:
             yield message(token.line, f"Metal has no {_WORDS[token.text]} ({token.text})")
         if token.kind == "number" and re.fullmatch(r"[\d.]+(?:[eE][-+]?\d+)?[lL]", token.text) and "." in token.text:
             yield message(token.line, f"Metal has no long double ({token.text})")
-
         if token.text.startswith("emu_"):
             yield message(token.line, f"{token.text} is the emulator's own: use thread_elements() and Metal's names")
 
@@ -95,10 +94,9 @@ def _pointers(tokens: Sequence[Token], types: frozenset[str]) -> Iterator[str]:
         if token.text not in ("*", "&") or i == 0:
             continue
         start = _type_start(tokens, i, types)
-        if start is None or _in_template_alias(tokens, start):
+        if start is None:
             continue
-        words = {t.text for t in tokens[start:i]}
-        if not words & SPACES and not (tokens[start - 1].text in SPACES if start else False):
+        if not {t.text for t in tokens[start:i]} & SPACES:
             yield message(token.line, f"'{text_of(tokens[start : i + 1])}' needs an address space: thread, device, ...")
 
 
@@ -125,19 +123,13 @@ def _opening_angle(tokens: Sequence[Token], end: int) -> int:
     return 0
 
 
-def _in_template_alias(tokens: Sequence[Token], start: int) -> bool:
-    return start > 0 and tokens[start - 1].text in ("sizeof", "decltype")
-
-
 # --- functions and variables ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Function:
-    """Indices of a function's brackets: of its parameters and of its body."""
+    """Where a function's body begins and ends."""
 
-    open: int
-    close: int
     first: int
     last: int
     kernel: bool
@@ -153,22 +145,19 @@ def _functions(tokens: Sequence[Token]) -> Iterator[_Function]:
                 first += 1
             if first < len(tokens) and tokens[first].text == "{" and tokens[i - 1].text not in _STATEMENTS:
                 last = closing(tokens, first)
-                kernel = "kernel" in {token.text for token in tokens[max(0, i - 6) : i - 1]}
-                yield _Function(i, close, first, last, kernel)
+                yield _Function(first, last, _is_kernel(tokens, i))
                 i = last
         i += 1
 
 
-def _array_parameters(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:
-    """``float x[4]`` as a parameter is a pointer, so it needs an address space as well."""
-    for function in functions:
-        start = function.open + 1
-        for i in range(start, function.close + 1):
-            if tokens[i].text == "," or i == function.close:
-                words = {token.text for token in tokens[start:i]}
-                if "[" in words and not words & SPACES:
-                    yield message(tokens[start].line, f"'{text_of(tokens[start:i])}' needs an address space")
-                start = i + 1
+def _is_kernel(tokens: Sequence[Token], bracket: int) -> bool:
+    """Whether ``[[kernel]]`` or ``kernel`` stands before the name of a function."""
+    for token in reversed(tokens[:bracket]):
+        if token.text in (";", "{", "}"):
+            return False
+        if token.text == "kernel":
+            return True
+    return False
 
 
 def _threadgroup(tokens: Sequence[Token], functions: Iterable[_Function]) -> Iterator[str]:
@@ -256,21 +245,26 @@ def with_inexact_literals(text: str) -> str:
     return apply_edits(text, [(t.start, t.end, "1.1234567f") for t in floats])
 
 
+_IR_MISTAKES = {
+    "addrspacecast": "a pointer is cast from one address space to another",
+    "atomicrmw": "a C++ atomic: use Metal's",
+    "cmpxchg": "a C++ atomic: use Metal's",
+    "load atomic": "a C++ atomic: use Metal's",
+    "store atomic": "a C++ atomic: use Metal's",
+}
+
+
 def lint_ir(ir: str) -> list[str]:
     """Casts between address spaces, C++ atomics and recursion."""
-    lines = line_map(ir)
     found = []
-    for pattern, what in _IR_MISTAKES:
-        for line in re.findall(rf"^.*{pattern}.*$", ir, re.MULTILINE):
-            place = re.search(r"!dbg (!\d+)", line)
-            found.append(message(lines.get(place[1], 0) if place else 0, what))
+    for word, what in _IR_MISTAKES.items():
+        if word in ir:
+            lines = line_map(ir)
+            for text in ir.split("\n"):
+                place = re.search(r"!dbg (!\d+)", text) if word in text else None
+                if place:
+                    found.append(message(lines.get(place[1], 0), what))
     return found + _recursion(ir)
-
-
-_IR_MISTAKES = (
-    (r"\baddrspacecast\b", "a pointer is cast from one address space to another"),
-    (r"\b(?:atomicrmw|cmpxchg|load atomic|store atomic)\b", "a C++ atomic: use Metal's"),
-)
 
 
 def _recursion(ir: str) -> list[str]:
@@ -278,7 +272,7 @@ def _recursion(ir: str) -> list[str]:
     calls: dict[str, set[str]] = {}
     places: dict[str, str] = {}
     current = ""
-    for line in ir.splitlines():
+    for line in ir.split("\n"):
         name = re.search(r"@([-\w.$]+)\(", line) if line.startswith("define ") or " call " in line else None
         if name and line.startswith("define "):
             current = name[1]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .errors import MetalCompileError
 from .tokens import Token, closing, closing_angle, tokenize
@@ -64,6 +65,7 @@ class Prepared:
 Edit = tuple[int, int, str]  # replace text[start:end]
 
 
+@lru_cache(maxsize=1024)
 def prepare(source: str) -> Prepared:
     """Rewrite a text with one kernel, as MLX generates it. Raises `MetalCompileError` for what is not emulated."""
     text, arguments = _take_instantiation(source)
@@ -97,11 +99,8 @@ def _take_instantiation(source: str) -> tuple[str, str]:
 
 def _kernel_start(tokens: Sequence[Token]) -> int:
     """Index of the kernel's name."""
-    starts = [
-        i + 1
-        for i in range(1, len(tokens) - 2)
-        if tokens[i].text == "void" and tokens[i - 1].text in ("]]", "kernel") and tokens[i + 2].text == "("
-    ]
+    voids = [i for i in range(1, len(tokens) - 2) if tokens[i].text == "void" and tokens[i + 2].text == "("]
+    starts = [i + 1 for i in voids if tokens[i - 1].text in ("]]", "kernel")]
     if len(starts) != 1:
         raise MetalCompileError(f"the text must have one kernel, [[kernel]] void name(...); found {len(starts)}")
     return starts[0]

@@ -31,7 +31,6 @@ class Call:
     row_contiguous: bool
     inputs: list[tuple[tuple[int, ...], mx.Dtype]]
     outputs: list[tuple[tuple[int, ...], mx.Dtype]]
-    init_value: float | None = None
 
 
 @dataclass
@@ -97,22 +96,27 @@ def _call(event: dict[str, Any]) -> Call:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def run_traced(call: Call, inputs: Sequence[mx.array], **how: Any) -> tuple[list[mx.array], Report]:
-    """Run a traced call on arrays of its shapes; returns the outputs and the report. `how` goes to `launch`."""
+def run_traced(
+    call: Call, inputs: Sequence[mx.array], init_value: float | None = None, **how: Any
+) -> tuple[list[mx.array], Report]:
+    """Run a traced call on arrays of its shapes; returns the outputs and the report.
+
+    `init_value` is as in MLX's call, whose trace leaves it out; `how` goes to `launch`.
+    """
     arguments: list[Argument] = []
     for array, infos, (shape, dtype) in zip(inputs, call.shape_infos, call.inputs, strict=True):
         if tuple(array.shape) != shape or array.dtype != dtype:
             raise EmulatorError(f"{call.name} was traced with {dtype} {shape}, not {array.dtype} {tuple(array.shape)}")
         arguments += _input_arguments(array, infos, call.row_contiguous)
-    outputs = [_filled(shape, dtype, call.init_value) for shape, dtype in call.outputs]
-    role = "out" if call.init_value is None else "init"
+    outputs = [_filled(shape, dtype, init_value) for shape, dtype in call.outputs]
+    role = "out" if init_value is None else "init"
     arguments += [Argument(output, role) for output in outputs]
     report = launch(call.source, arguments, call.grid, call.threadgroup, **how)
     return [_to_mlx(o, dtype) for o, (_, dtype) in zip(outputs, call.outputs, strict=True)], report
 
 
 def _filled(shape: tuple[int, ...], dtype: mx.Dtype, value: float | None) -> np.ndarray:
-    return np.array(_to_numpy(mx.full(shape, value or 0, dtype)))
+    return np.array(_to_numpy(mx.contiguous(mx.broadcast_to(mx.array(value or 0).astype(dtype), shape))))
 
 
 def _input_arguments(array: mx.array, infos: tuple[bool, bool, bool], row_contiguous: bool) -> list[Argument]:
@@ -178,7 +182,7 @@ def metal_kernel(**how: Any) -> Callable[..., list[mx.array]]:
     ) -> list[mx.array]:
         arrays = [_concrete(x) for x in inputs]
         (traced,) = trace(lambda *xs: kernel(inputs=list(xs), init_value=init_value, **launch_), *arrays)
-        outputs, report = run_traced(replace(traced, init_value=init_value), arrays, **options.as_arguments())
+        outputs, report = run_traced(traced, arrays, init_value, **options.as_arguments())
         reports.append(report)
         return outputs
 

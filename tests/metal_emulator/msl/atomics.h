@@ -15,7 +15,7 @@ template <class T> struct emu_same { typedef T type; };  // keeps an argument ou
   inline T name(SPACE atomic<T>* object, typename emu_same<T>::type value, memory_order,                         \
                 uint line = __builtin_LINE()) {                                                                  \
     static_assert(NUMBER == EMU_DEVICE || !is_floating_point_v<T>, "no float atomics in threadgroup memory");    \
-    T* at = (T*)emu_atomic(ulong(object), sizeof(T), NUMBER, line);                                              \
+    T* at = (T*)emu_atomic(ulong(object), sizeof(T), NUMBER, EMU_LOAD | EMU_STORE, line);                        \
     T old = *at;                                                                                                 \
     *at = next;                                                                                                  \
     return old;                                                                                                  \
@@ -32,17 +32,17 @@ template <class T> struct emu_same { typedef T type; };  // keeps an argument ou
   template <class T>                                                                                             \
   inline void atomic_store_explicit(SPACE atomic<T>* object, typename emu_same<T>::type value, memory_order,     \
                                     uint line = __builtin_LINE()) {                                              \
-    *(T*)emu_atomic(ulong(object), sizeof(T), NUMBER, line) = value;                                             \
+    *(T*)emu_atomic(ulong(object), sizeof(T), NUMBER, EMU_STORE, line) = value;                                  \
   }                                                                                                              \
   template <class T>                                                                                             \
   inline T atomic_load_explicit(const SPACE atomic<T>* object, memory_order, uint line = __builtin_LINE()) {     \
-    return *(const T*)emu_atomic(ulong(object), sizeof(T), NUMBER, line);                                        \
+    return *(const T*)emu_atomic(ulong(object), sizeof(T), NUMBER, EMU_LOAD, line);                              \
   }                                                                                                              \
   template <class T>                                                                                             \
   inline bool atomic_compare_exchange_weak_explicit(SPACE atomic<T>* object, thread T* expected,                 \
                                                     typename emu_same<T>::type desired, memory_order,            \
                                                     memory_order, uint line = __builtin_LINE()) {                \
-    T* at = (T*)emu_atomic(ulong(object), sizeof(T), NUMBER, line);                                              \
+    T* at = (T*)emu_atomic(ulong(object), sizeof(T), NUMBER, EMU_LOAD | EMU_STORE, line);                        \
     bool equal = *at == *expected;                                                                               \
     if (equal) *at = desired; else *expected = *at;                                                              \
     return equal;                                                                                                \

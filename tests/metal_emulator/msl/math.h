@@ -1,4 +1,4 @@
-// <metal_math>: real overloads for every type, so that a mixed call such as max(half, float) is ambiguous here as there.
+// <metal_math>: real overloads for every type, so that a mixed call such as max(half, float) is ambiguous as there.
 // precise:: and fast:: compute the same; how they differ on a GPU cannot be seen here.
 #pragma clang system_header
 

@@ -1,5 +1,5 @@
-// <metal_simdgroup_matrix>: 8 x 8, two neighbouring elements of a row in each lane, in the layout that MLX's own kernels
-// rely on (steel/gemm/mma.h). Apple does not document it.
+// <metal_simdgroup_matrix>: 8 x 8, two neighbouring elements of a row in each lane, in the layout that MLX's own
+// kernels rely on (steel/gemm/mma.h). Apple does not document it.
 #pragma clang system_header
 
 namespace metal {
@@ -38,7 +38,8 @@ typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
 typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
 typedef simdgroup_matrix<bfloat, 8, 8> simdgroup_bfloat8x8;
 
-template <class T, int Columns, int Rows> inline simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
+template <class T, int Columns, int Rows>
+inline simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
   simdgroup_matrix<T, Columns, Rows> matrix;
   matrix.emu_elements = {value, value};
   return matrix;
@@ -50,26 +51,35 @@ template <class T> inline void emu_check_set(const simdgroup_matrix<T, 8, 8>& ma
 
 // Address of a lane's element `i`, checked. `origin` is (column, row) of the corner.
 template <class T>
-inline ulong emu_element(ulong base, ulong stride, ulong2 origin, bool transposed, int i, int space, int write, uint line) {
+inline ulong emu_element(ulong base, ulong stride, ulong2 origin, bool transposed, int i, int space, int ways,
+                         uint line) {
   ulong row = emu_matrix_row(emu_current->lane), column = emu_matrix_column(emu_current->lane) + i;
-  ulong index = transposed ? (origin.y + column) * stride + origin.x + row : (origin.y + row) * stride + origin.x + column;
-  return emu_access(base + index * sizeof(T), sizeof(T), space, write, line);
+  if (transposed) {
+    ulong kept = row;
+    row = column, column = kept;
+  }
+  ulong index = (origin.y + row) * stride + origin.x + column;
+  return emu_access(base + index * sizeof(T), sizeof(T), space, ways, line);
 }
-#define EMU_MATRIX_MEMORY(SPACE, NUMBER)                                                                           \
-  template <class T>                                                                                               \
-  inline void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& to, const SPACE T* from, ulong stride = 8,          \
-                             ulong2 origin = {0, 0}, bool transposed = false, uint line = __builtin_LINE()) {      \
-    emu_matrix_memory(EMU_MATRIX_LOAD, line);                                                                      \
-    for (int i = 0; i < 2; ++i)                                                                                    \
-      to.emu_elements[i] = *(const T*)emu_element<T>(ulong(from), stride, origin, transposed, i, NUMBER, 0, line); \
-  }                                                                                                                \
-  template <class T>                                                                                               \
-  inline void simdgroup_store(simdgroup_matrix<T, 8, 8> from, SPACE T* to, ulong stride = 8,                       \
-                              ulong2 origin = {0, 0}, bool transposed = false, uint line = __builtin_LINE()) {     \
-    emu_matrix_memory(EMU_MATRIX_STORE, line);                                                                     \
-    emu_check_set(from, line);                                                                                     \
-    for (int i = 0; i < 2; ++i)                                                                                    \
-      *(T*)emu_element<T>(ulong(to), stride, origin, transposed, i, NUMBER, 1, line) = from.emu_elements[i];       \
+#define EMU_MATRIX_MEMORY(SPACE, NUMBER)                                                                       \
+  template <class T>                                                                                           \
+  inline void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& to, const SPACE T* from, ulong stride = 8,      \
+                             ulong2 origin = {0, 0}, bool transposed = false, uint line = __builtin_LINE()) {  \
+    emu_matrix_memory(EMU_MATRIX_LOAD, line);                                                                  \
+    for (int i = 0; i < 2; ++i) {                                                                              \
+      ulong at = emu_element<T>(ulong(from), stride, origin, transposed, i, NUMBER, EMU_LOAD, line);           \
+      to.emu_elements[i] = *(const T*)at;                                                                      \
+    }                                                                                                          \
+  }                                                                                                            \
+  template <class T>                                                                                           \
+  inline void simdgroup_store(simdgroup_matrix<T, 8, 8> from, SPACE T* to, ulong stride = 8,                   \
+                              ulong2 origin = {0, 0}, bool transposed = false, uint line = __builtin_LINE()) { \
+    emu_matrix_memory(EMU_MATRIX_STORE, line);                                                                 \
+    emu_check_set(from, line);                                                                                 \
+    for (int i = 0; i < 2; ++i) {                                                                              \
+      ulong at = emu_element<T>(ulong(to), stride, origin, transposed, i, NUMBER, EMU_STORE, line);            \
+      *(T*)at = from.emu_elements[i];                                                                          \
+    }                                                                                                          \
   }
 EMU_MATRIX_MEMORY(device, EMU_DEVICE)
 EMU_MATRIX_MEMORY(threadgroup, EMU_THREADGROUP)
@@ -83,7 +93,8 @@ inline void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d, s
   emu_check_set(b, line);
   emu_check_set(c, line);
   struct Pair { float a[2], b[2]; };
-  Pair mine = {{float(a.emu_elements[0]), float(a.emu_elements[1])}, {float(b.emu_elements[0]), float(b.emu_elements[1])}};
+  Pair mine = {{float(a.emu_elements[0]), float(a.emu_elements[1])},
+               {float(b.emu_elements[0]), float(b.emu_elements[1])}};
   emu_lanes lanes = emu_meet(mine, EMU_MULTIPLY, 0, line);
   int lane = emu_current->lane, row = emu_matrix_row(lane), column = emu_matrix_column(lane);
   if (!lane) emu_count_multiply();

@@ -71,7 +71,9 @@ template <class T> inline T simd_shuffle_and_fill_up(T x, T fill, ushort delta, 
   int from = int(emu_current->lane) - delta;
   return from >= 0 ? emu_lane_value<T>(lanes, from) : emu_lane_value<T>(fills, from + 32);
 }
-template <class T> inline T simd_broadcast_first(T x, uint line = __builtin_LINE()) { return simd_broadcast(x, 0, line); }
+template <class T> inline T simd_broadcast_first(T x, uint line = __builtin_LINE()) {
+  return simd_broadcast(x, 0, line);
+}
 
 template <class T> inline T simd_prefix_exclusive_sum(T x, uint line = __builtin_LINE()) {
   emu_lanes lanes = emu_meet(x, EMU_PREFIX, 0, line);

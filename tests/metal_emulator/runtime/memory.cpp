@@ -1,7 +1,7 @@
 // Shadow memory: bounds, initialisation and races of every access, by the element. Traffic by the line.
 #include "state.h"
 
-// --- regions ----------------------------------------------------------------------------------------------------------
+// --- regions ---------------------------------------------------------------------------------------------------------
 
 Region* find_region(u64 address, int space) {
   for (u64 i = 0; i < S.regions.count; ++i) {
@@ -11,21 +11,25 @@ Region* find_region(u64 address, int space) {
   return nullptr;
 }
 
+// Arguments lie a megabyte and more apart, so the nearest region is the one that was meant, unless none is near.
 static void report_bounds(u64 address, u32 bytes, int space, bool write, u32 line) {
   const Region* nearest = nullptr;
-  u64 best = ~0ul, distance = 0;
+  u64 best = ~0ul;
   for (u64 i = 0; i < S.regions.count; ++i) {
     Region& r = S.regions[i];
-    if (static_cast<int>(r.space) != space) continue;
-    distance = address < r.low ? r.low - address : address + bytes - (r.low + r.bytes);
-    if (distance < best) best = distance, nearest = &r;
+    u64 distance = address < r.low ? r.low - address : address + bytes - (r.low + r.bytes);
+    if (static_cast<int>(r.space) == space && distance < best) best = distance, nearest = &r;
   }
-  const char* side = nearest && address < nearest->low ? "before" : "past the end of";
-  report("OUT-OF-BOUNDS", line, nearest ? nearest->name : "?", "%s of %u bytes ends %lu bytes %s it",
-         write ? "store" : "load", bytes, best, side);
+  const char* what = write ? "store" : "load";
+  if (!nearest || best > nearest->bytes + (1 << 20))
+    report("OUT-OF-BOUNDS", line, "", "%s far from any memory", what);
+  else if (address < nearest->low)
+    report("OUT-OF-BOUNDS", line, nearest->name, "%s of %u bytes starts %lu bytes before it", what, bytes, best);
+  else
+    report("OUT-OF-BOUNDS", line, nearest->name, "%s of %u bytes ends %lu bytes past its end", what, bytes, best);
 }
 
-// --- races ------------------------------------------------------------------------------------------------------------
+// --- races -----------------------------------------------------------------------------------------------------------
 
 // Whether nothing orders an earlier touch before the access that happens now.
 static inline bool unordered(const Touch& old, u32 thread, int space, bool atomic) {
@@ -40,9 +44,9 @@ static inline bool unordered(const Touch& old, u32 thread, int space, bool atomi
 static void report_race(Region& r, u64 index, const Touch& old, int space, bool write, u32 line, const char* verb) {
   bool foreign = space == EMU_DEVICE && old.epoch < S.group_epoch[space];
   u32 other = foreign ? old.thread - 1 : old.thread - 1 - S.first_thread;
-  report("RACE", line, r.name, "element %lu is %s here, and %s by thread %u%s at line %u; no barrier lies between", index,
-         write ? "written" : "read", verb, other, foreign ? " of the launch, in another threadgroup," : "",
-         old.line & ~ATOMIC);
+  const char* where = foreign ? " of the launch, in another threadgroup," : "";
+  report("RACE", line, r.name, "element %lu is %s here, and %s by thread %u%s at line %u; no barrier lies between",
+         index, write ? "written" : "read", verb, other, where, old.line & ~ATOMIC);
 }
 
 static inline bool same_simdgroup(const Touch& a, const Touch& b) {
@@ -66,82 +70,94 @@ static inline void note_write(Element& e, const Touch& now, bool atomic) {
   e.writer = now;
 }
 
-// --- one access -------------------------------------------------------------------------------------------------------
+// --- one access ------------------------------------------------------------------------------------------------------
 
-static void touch(Region& r, u64 index, int space, bool write, bool atomic, const Touch& now, u32 line) {
+struct Access {
+  u32 bytes, align;
+  int space, ways;  // EMU_LOAD, EMU_STORE or both
+  bool atomic;
+  u32 line;
+};
+
+static inline void touch(Region& r, u64 index, const Access& a, const Touch& now) {
   Element& e = r.elements[index];
-  bool filled = space == EMU_THREADGROUP ? e.writer.epoch >= S.group_epoch[space] : e.filled;
-  if ((!write || atomic) && !filled) report("UNINITIALISED", line, r.name, "element %lu was never written", index);
-  if (unordered(e.writer, now.thread, space, atomic))
-    report_race(r, index, e.writer, space, write, line, "written");
-  else if (unordered(e.atomic_writer, now.thread, space, atomic))
-    report_race(r, index, e.atomic_writer, space, write, line, "written");
+  bool write = a.ways & EMU_STORE;
+  bool filled = a.space == EMU_THREADGROUP ? e.writer.epoch >= S.group_epoch[a.space] : e.filled;
+  if ((a.ways & EMU_LOAD) && !filled) report("UNINITIALISED", a.line, r.name, "element %lu was never written", index);
+  if (unordered(e.writer, now.thread, a.space, a.atomic))
+    report_race(r, index, e.writer, a.space, write, a.line, "written");
+  else if (unordered(e.atomic_writer, now.thread, a.space, a.atomic))
+    report_race(r, index, e.atomic_writer, a.space, write, a.line, "written");
   if (write) {
     const Touch* readers[] = {&e.reader, &e.reader2, &e.foreign};
     for (const Touch* old : readers)
-      if (unordered(*old, now.thread, space, atomic)) report_race(r, index, *old, space, write, line, "read");
-    note_write(e, now, atomic);
+      if (unordered(*old, now.thread, a.space, a.atomic)) report_race(r, index, *old, a.space, write, a.line, "read");
+    note_write(e, now, a.atomic);
     e.filled = e.stored = 1;
+  } else {
+    note_read(e, now, a.space);
   }
-  if (!write || atomic) {
-    if (!atomic) note_read(e, now, space);
-    e.loaded = 1;
-  }
+  if (a.ways & EMU_LOAD) e.loaded = 1;
 }
 
 static inline void spend(u32 line) {
   if (++S.launch->counters.work <= S.launch->budget) return;
-  report("BUDGET", line, "", "%lu accesses and loop turns are used up: an endless loop?", S.launch->budget);
+  report("BUDGET", line, "", "the budget of %lu accesses and loop turns is used up: an endless loop?",
+         S.launch->budget);
   stop();
 }
 
-static inline u64 access(u64 address, u32 bytes, u32 align, int space, bool write, bool atomic, u32 line) {
-  Launch& launch = *S.launch;
-  if (!launch.checked) return address;
-  u32 slot = (line < launch.lines ? line : 0) * SLOTS + 2 * space;
-  launch.line_bytes[slot + write] += bytes;
-  launch.line_accesses[slot + write]++;
-  if (atomic) launch.line_bytes[slot] += bytes;
-  spend(line);
+static inline void count(u32 slot, u32 bytes) {
+  S.launch->line_bytes[slot] += bytes;
+  S.launch->line_accesses[slot]++;
+}
+
+static inline u64 access(u64 address, const Access& a) {
+  if (!S.launch->checked) return address;
+  u32 slot = (a.line < S.launch->lines ? a.line : 0) * SLOTS + 2 * a.space;
+  if (a.ways & EMU_LOAD) count(slot, a.bytes);
+  if (a.ways & EMU_STORE) count(slot + 1, a.bytes);
+  spend(a.line);
   Region* r = S.hot[slot];
-  if (!r || address - r->low >= r->bytes) S.hot[slot] = r = find_region(address, space);
-  if (!r || address - r->low + bytes > r->bytes) {
-    report_bounds(address, bytes, space, write, line);
+  if (!r || address - r->low >= r->bytes) S.hot[slot] = r = find_region(address, a.space);
+  if (!r || address - r->low + a.bytes > r->bytes) {
+    report_bounds(address, a.bytes, a.space, a.ways & EMU_STORE, a.line);
     return reinterpret_cast<u64>(S.spare);
   }
-  if (address & (align - 1)) report("MISALIGNED", line, r->name, "the address must be a multiple of %u", align);
-  if (write && (r->flags & READ_ONLY)) report("READ-ONLY", line, r->name, "a store to an input");
-  if (space == EMU_CONSTANT) return address;
-  u32 simdgroup = S.fiber->position.simdgroup;
-  Touch now = {S.first_thread + S.fiber->position.index_in_threadgroup + 1, S.epoch[space],
-               S.simdgroups[simdgroup].epoch[space], static_cast<u16>(line | (atomic ? ATOMIC : 0))};
-  u64 last = (address - r->low + bytes - 1) >> r->shift;
-  for (u64 i = (address - r->low) >> r->shift; i <= last; ++i) touch(*r, i, space, write, atomic, now, line);
+  if (address & (a.align - 1)) report("MISALIGNED", a.line, r->name, "the address must be a multiple of %u", a.align);
+  if ((a.ways & EMU_STORE) && (r->flags & READ_ONLY)) report("READ-ONLY", a.line, r->name, "a store to an input");
+  if (a.space == EMU_CONSTANT) return address;
+  const emu_position& me = S.fiber->position;
+  u16 line = static_cast<u16>(a.line | (a.atomic ? ATOMIC : 0));
+  Touch now = {S.first_thread + me.index_in_threadgroup + 1, S.epoch[a.space],
+               S.simdgroups[me.simdgroup].epoch[a.space], line};
+  u64 last = (address - r->low + a.bytes - 1) >> r->shift;
+  for (u64 i = (address - r->low) >> r->shift; i <= last; ++i) touch(*r, i, a, now);
   return address;
 }
 
 extern "C" {
-u64 emu_load_device(u64 a, u32 bytes, u32 align, u32 line) {
-  return access(a, bytes, align, EMU_DEVICE, false, false, line);
+u64 emu_load_device(u64 address, u32 bytes, u32 align, u32 line) {
+  return access(address, {bytes, align, EMU_DEVICE, EMU_LOAD, false, line});
 }
-u64 emu_store_device(u64 a, u32 bytes, u32 align, u32 line) {
-  return access(a, bytes, align, EMU_DEVICE, true, false, line);
+u64 emu_store_device(u64 address, u32 bytes, u32 align, u32 line) {
+  return access(address, {bytes, align, EMU_DEVICE, EMU_STORE, false, line});
 }
-u64 emu_load_constant(u64 a, u32 bytes, u32 align, u32 line) {
-  return access(a, bytes, align, EMU_CONSTANT, false, false, line);
+u64 emu_load_constant(u64 address, u32 bytes, u32 align, u32 line) {
+  return access(address, {bytes, align, EMU_CONSTANT, EMU_LOAD, false, line});
 }
-u64 emu_load_threadgroup(u64 a, u32 bytes, u32 align, u32 line) {
-  return access(a, bytes, align, EMU_THREADGROUP, false, false, line);
+u64 emu_load_threadgroup(u64 address, u32 bytes, u32 align, u32 line) {
+  return access(address, {bytes, align, EMU_THREADGROUP, EMU_LOAD, false, line});
 }
-u64 emu_store_threadgroup(u64 a, u32 bytes, u32 align, u32 line) {
-  return access(a, bytes, align, EMU_THREADGROUP, true, false, line);
+u64 emu_store_threadgroup(u64 address, u32 bytes, u32 align, u32 line) {
+  return access(address, {bytes, align, EMU_THREADGROUP, EMU_STORE, false, line});
 }
-u64 emu_access(u64 a, u32 bytes, int space, int write, u32 line) {
-  return access(a, bytes, 1, space, write, false, line);
+u64 emu_access(u64 address, u32 bytes, int space, int ways, u32 line) {
+  return access(address, {bytes, 1, space, ways, false, line});
 }
-u64 emu_atomic(u64 a, u32 bytes, int space, u32 line) {
+u64 emu_atomic(u64 address, u32 bytes, int space, int ways, u32 line) {
   S.launch->counters.atomics++;
-  return access(a, bytes, bytes, space, true, true, line);
+  return access(address, {bytes, bytes, space, ways, true, line});
 }
 
 void emu_loop(u32 line) { spend(line); }

@@ -13,14 +13,19 @@ static const char* divergence_kind(u32 operation) {
   return operation == EMU_SIMDGROUP_BARRIER ? "DIVERGENT-BARRIER" : "DIVERGENT-SIMD";
 }
 
+static void check_traces(Fiber& me, Fiber& other) {
+  if (other.trace == me.trace) return;
+  report("DIVERGENT-SIMD", me.trace_line, "", "lane %u did not do the same matrix loads and stores (its last: line %u)",
+         other.position.lane, other.trace_line);
+}
+
 // The lanes must have come the same way: same operation, same line, same matrix loads and stores before it.
 static void check_agreement(Fiber& me, Fiber& other) {
   if (other.operation != me.operation || other.line != me.line)
     report(divergence_kind(me.operation), me.line, "", "this lane is at %s, lane %u at %s of line %u",
            operation_name(me.operation), other.position.lane, operation_name(other.operation), other.line);
-  else if (other.trace != me.trace)
-    report("DIVERGENT-SIMD", me.trace_line, "", "lane %u did not do the same matrix loads and stores (its last: line %u)",
-           other.position.lane, other.trace_line);
+  else
+    check_traces(me, other);
 }
 
 static void release(Simdgroup& group, u32 first, Fiber& me) {
@@ -78,9 +83,10 @@ void emu_uninitialised_matrix(u32 line) {
 }
 }
 
+static bool same_place(const Fiber& a, const Fiber& b) { return a.line == b.line && a.detail == b.detail; }
+
 static const char* place_name(u32 index) {
-  if (S.status[index] == AT_BARRIER) return "threadgroup_barrier";
-  return S.status[index] == DONE ? "the end" : operation_name(S.fibers[index].operation);
+  return S.status[index] == AT_BARRIER ? "threadgroup_barrier" : operation_name(S.fibers[index].operation);
 }
 
 // Nobody can run: name a thread that waits, best one in a simd operation, and one that is elsewhere.
@@ -90,12 +96,16 @@ static void report_stuck() {
     if (S.status[waiting] == DONE || (S.status[i] == AT_EXCHANGE && S.status[waiting] == AT_BARRIER)) waiting = i;
   Fiber& me = S.fibers[waiting];
   for (u32 i = 0; i < S.threads; ++i)
-    if (S.status[i] != S.status[waiting] || S.fibers[i].line != me.line || S.fibers[i].detail != me.detail) elsewhere = i;
+    if (S.status[i] != S.status[waiting] || !same_place(S.fibers[i], me)) elsewhere = i;
   bool barrier = S.status[waiting] == AT_BARRIER || me.operation == EMU_SIMDGROUP_BARRIER;
   S.fiber = &me;
-  report(barrier ? "DIVERGENT-BARRIER" : "DIVERGENT-SIMD", me.line, "",
-         "this thread waits at %s, thread %u is at %s of line %u; %u of %u threads returned", place_name(waiting), elsewhere,
-         place_name(elsewhere), S.fibers[elsewhere].line, S.threads - S.live, S.threads);
+  const char* kind = barrier ? "DIVERGENT-BARRIER" : "DIVERGENT-SIMD";
+  if (S.status[elsewhere] == DONE)
+    report(kind, me.line, "", "this thread waits at %s, and thread %u has returned, as %u of %u did",
+           place_name(waiting), elsewhere, S.threads - S.live, S.threads);
+  else
+    report(kind, me.line, "", "this thread waits at %s, and thread %u at %s of line %u", place_name(waiting), elsewhere,
+           place_name(elsewhere), S.fibers[elsewhere].line);
   S.stopped = true;
 }
 
@@ -103,7 +113,7 @@ static void report_stuck() {
 void pass_barrier() {
   bool together = S.live == S.threads;
   for (u32 i = 0; i < S.threads && together; ++i)
-    together = S.status[i] == AT_BARRIER && S.fibers[i].line == S.fibers[0].line && S.fibers[i].detail == S.fibers[0].detail;
+    together = S.status[i] == AT_BARRIER && same_place(S.fibers[i], S.fibers[0]);
   if (!together) return report_stuck();
   S.launch->counters.barriers++;
   if (S.fibers[0].detail & 1) S.epoch[EMU_DEVICE]++;
@@ -114,11 +124,8 @@ void pass_barrier() {
 // At the end of a threadgroup, for matrix loads and stores after the last meeting.
 void check_traces() {
   for (u32 i = 0; i < S.threads; ++i) {
-    Fiber &one = S.fibers[i & ~31u], &other = S.fibers[i];
-    S.fiber = &one;
-    if (one.trace != other.trace)
-      report("DIVERGENT-SIMD", one.trace_line, "", "lane %u did not do the same matrix loads and stores (its last: line %u)",
-             other.position.lane, other.trace_line);
+    S.fiber = &S.fibers[i & ~31u];
+    check_traces(*S.fiber, S.fibers[i]);
   }
   S.fiber = nullptr;
 }
