@@ -27,8 +27,9 @@ from record import keep, with_machine
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.cli import parse, run_command
 from mlx_pixword.data.cache import TokenCache
-from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.pictures import FilePicture
+from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.settings import setting

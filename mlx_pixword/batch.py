@@ -40,11 +40,13 @@ class Document:
         elements: int32 ``[L]``, a word id, or ``WINDOW`` for the next window.
         images: the images in reading order; their windows fill the ``WINDOW`` places.
         closed: True if ``</s>`` follows the last element; it is a target and never fed.
+        name: what a message calls it.
     """
 
     elements: np.ndarray
     images: tuple[ImageTokens, ...] = ()
     closed: bool = False
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.elements)

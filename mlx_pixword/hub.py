@@ -6,10 +6,12 @@ import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from . import files
 from .args import DTYPES, ModelArgs
 from .errors import PixWordError
 from .model import PixWordModel
@@ -42,8 +44,8 @@ def load(
     model = PixWordModel(ModelArgs.from_dict(config))
     model.pixel_queries = config.get(TRAINED_QUERIES, 0)
     _load_weights(model, folder)
-    files = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
-    return model, Processor(model.args, load_tokenizer(files[0]) if files else None)
+    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
 
 
 def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path) -> Path:
@@ -55,17 +57,18 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise PixWordError(f"{directory} exists already; choose another folder")
-    directory.parent.mkdir(parents=True, exist_ok=True)
     draft = directory.parent / f".{directory.name}.{os.getpid()}"
-    draft.mkdir()
+    files.make_folder(draft)
     try:
         weights, args = model.plain_weights()
         config = {"model_type": "pixword", TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
-        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        files.write_file(draft / "config.json", lambda file: file.write(_json(config)))
         _save_weights(weights, draft)
         if tokenizer is not None:
-            (draft / tokenizer.filename).write_bytes(tokenizer.contents)
-        os.replace(draft, directory)
+            contents = tokenizer.contents
+            files.write_file(draft / tokenizer.filename, lambda file: file.write(contents))
+        files.sync_folder(draft)
+        files.move(draft, directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return directory
@@ -122,10 +125,10 @@ def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
 
 
 def _load_weights(model: PixWordModel, folder: Path) -> None:
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
+    shards = sorted(folder.glob("model*.safetensors"))
+    if not shards:
         raise PixWordError(f"{folder} has no model.safetensors")
-    weights = {name: array for file in files for name, array in read_safetensors(file).items()}
+    weights = {name: array for file in shards for name, array in read_safetensors(file).items()}
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(set(expected) ^ set(weights)):
         problem = "is missing" if name in expected else "is unknown"
@@ -155,11 +158,19 @@ def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
         shards[-1][name] = array
         room -= array.nbytes
     if len(shards) == 1:
-        mx.save_safetensors(str(folder / "model.safetensors"), shards[0], {"format": "mlx"})
+        _save_shard(folder / "model.safetensors", shards[0])
         return
     names = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
     for file, shard in zip(names, shards, strict=True):
-        mx.save_safetensors(str(folder / file), shard, {"format": "mlx"})
+        _save_shard(folder / file, shard)
     weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
     index = {"metadata": {"total_size": sum(a.nbytes for a in weights.values())}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    files.write_file(folder / "model.safetensors.index.json", lambda file: file.write(_json(index)))
+
+
+def _save_shard(path: Path, shard: dict[str, mx.array]) -> None:
+    files.write_file(path, lambda file: mx.save_safetensors(file, shard, {"format": "mlx"}))
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -137,3 +137,20 @@ def test_images_that_are_no_folder(tmp_path, images):
     write(tmp_path / "file.png")
     path = write(tmp_path / "c.jsonl", '{"text": "x"}')
     refused("images must be a folder, a .zip or a .tar, got .*" + images, open_source, path, tmp_path / images)
+
+
+def test_digests_tell_collections_apart_wherever_they_lie(tmp_path):
+    def made(place, captions="a", extra=False):
+        folder = tmp_path / place
+        for name in ["1.png", "2.png", *(["3.png"] if extra else [])]:
+            write(folder / "images" / name)
+            write(folder / "texts" / name.replace("png", "txt"), f"{captions} {REFERENCE.format(name)}")
+        write(folder / "c.jsonl", "".join(f'{{"text": "{captions}{n}"}}\n' for n in range(2 + extra)))
+        write_zip(folder / "i.zip", {f"{n}.png": png() for n in range(2 + extra)})
+        sources = [open_source(folder / name) for name in ("images", "c.jsonl", "i.zip")]
+        return [source.digest() for source in [*sources, open_source(folder / "texts", folder / "images")]]
+
+    first = made("one")
+    assert first == made("elsewhere") and len(set(first)) == 4
+    assert all(one != two for one, two in zip(first, made("more", extra=True), strict=True))
+    assert [one != two for one, two in zip(first, made("words", "longer"), strict=True)] == [False, True, False, True]

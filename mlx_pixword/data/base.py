@@ -1,6 +1,7 @@
 """What a source of documents is: the interfaces that the loader, the tests and new sources share."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,3 +51,18 @@ class Source(Protocol):
     def texts(self) -> Iterator[str]:
         """The texts of all documents in order, without opening an image."""
         ...
+
+    def digest(self) -> str:
+        """SHA-256 of what the source lists, without opening an image: it changes with the documents or their order.
+
+        Where the source lies is no part of it, so that data may be moved. What lies inside an image is not read.
+        """
+        ...
+
+
+def digest_of(entries: Iterable[object]) -> str:
+    """SHA-256 of values in their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(repr(entry).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()

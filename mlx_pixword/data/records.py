@@ -1,5 +1,6 @@
 """Documents kept as JSON records: ``.jsonl`` and LLaVA's JSON array. Records are found by offset, never all held."""
 
+import hashlib
 import json
 import re
 from array import array
@@ -45,6 +46,7 @@ class RecordFile:
         self.unusable: list[tuple[str, str]] = []
         self._path, self._resolve, self._to_parts = path, resolve, to_parts
         self._unit = "line" if scan is scan_lines else "record"
+        self._digest = hashlib.sha256()
         self._spans = self._index(scan)  # int64 [documents, 3]: first byte, end, number
 
     def __len__(self) -> int:
@@ -59,6 +61,10 @@ class RecordFile:
         for index in range(len(self)):
             yield from (part for part in self._read(index, _no_picture) if part is not None)
 
+    def digest(self) -> str:
+        """See ``Source.digest``: every record's bytes."""
+        return self._digest.hexdigest()
+
     def _index(self, scan: Scan) -> np.ndarray:
         spans = array("q")
         try:
@@ -68,6 +74,7 @@ class RecordFile:
                     self._convert(record, number, _no_picture)
                     self.captioned &= "image" in record
                     spans.extend((start, end, number))
+                    self._digest.update(raw)
         except BrokenArray as error:
             raise PixWordError(f"{self._path} is no JSON array of records: {error}") from None
         except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import PixWordError
+from ..files import append_text, replace_file
 
 Metrics = Mapping[str, float | int]
 
@@ -46,8 +47,7 @@ class Reporter:
 
     def write(self, metrics: Metrics) -> None:
         """Append one line to `metrics.jsonl`."""
-        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(metrics)) + "\n")
+        append_text(self._folder / "metrics.jsonl", json.dumps(dict(metrics)) + "\n")
         for writer in self._writers:
             writer.write(metrics)
 
@@ -102,9 +102,22 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_metrics(folder: Path, step: int) -> None:
-    """Drop lines after ``step``: a resumed run writes them anew."""
-    kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    """Move lines after ``step`` to `metrics.dropped.jsonl`: a resumed run writes them anew, unless settings changed."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    dropped = [line for line in lines if not _is_up_to(line, step)]
+    if dropped:
+        append_text(folder / "metrics.dropped.jsonl", "".join(line + "\n" for line in dropped))
+        kept = [line for line in lines if _is_up_to(line, step)]
+        replace_file(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    """Whether a line of metrics is whole and of a step up to ``step``; power cuts leave lines in part."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def plot_losses(folder: Path) -> Path:

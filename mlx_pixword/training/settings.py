@@ -39,6 +39,8 @@ class TrainArgs:
     sample_images: int = setting(16, "held-out images that samples/ shows")
     draw_images: int = setting(4, "held-out images that samples/ shows completed and drawn, with --pixel-queries")
     save_every: int = setting(500, "steps between checkpoints")
+    keep: int = setting(3, "newest checkpoints that are kept; 0 for all")
+    keep_best: bool = setting(True, "keep the model with the lowest held-out loss in best/")
     report_to: list[str] = setting([], "also report to tensorboard, wandb or both, if installed", metavar="NAMES")
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class TrainArgs:
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
-            *("seed", "warmup", "eval_documents", "sample_images", "draw_images", "window_chunk"),
+            *("seed", "warmup", "eval_documents", "sample_images", "draw_images", "window_chunk", "keep"),
             *("weight_decay", "word_weight", "boundary_weight", "dense_weight", "pixel_queries", "final_fraction"),
         ):
             if not 0 <= getattr(self, name) < float("inf"):
