@@ -319,7 +319,7 @@ def test_counting_goes_on_where_a_resumed_run_stood(tmp_path: Path) -> None:
 
 
 def test_documents_are_named_for_messages() -> None:
-    assert loader(Shots([7]), Shots([8, 9])).read(2)[0].name == "shots, document 1"
+    assert loader(Shots([7]), Shots([8, 9])).read(2)[0].name == "shots, document 1 (9.png)"
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

@@ -118,7 +118,8 @@ class Loader:
         parts = source.parts(local)
         if source.captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
             parts = parts[::-1]
-        name = f"{source.name}, document {local}"
+        pictures = [part.name for part in parts if not isinstance(part, str)]
+        name = f"{source.name}, document {local}{f' ({pictures[0]})' if pictures else ''}"
         return [replace(piece, name=name) for piece in encoder(parts, source.captioned)]
 
     def _read_apart(self, index: int, first_time: bool) -> tuple[list[Document], SkipNotes]:

@@ -36,6 +36,8 @@ class Progress:
         tried, skipped_bytes: images tried so far, and the size of `skipped.jsonl`.
         best_step, best_loss: of the evaluation with the lowest held-out loss.
         random: MLX's random state.
+        scale, scale_age: float16's loss scale, and steps since it changed.
+        nonfinite: steps without an update so far; ``in_a_row``: those that the last steps were.
     """
 
     step: int = 0
@@ -49,6 +51,10 @@ class Progress:
     best_step: int = 0
     best_loss: float | None = None
     random: list[int] | None = None
+    scale: float | None = None
+    scale_age: int = 0
+    nonfinite: int = 0
+    in_a_row: int = 0
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def _keep_best(run: Run, loss: float) -> None:
     progress = run.progress
     if run.config.train.keep_best and (loss < progress.best_loss if progress.best_loss is not None else loss == loss):
         publish_model(run, "best")
-        progress.best_step, progress.best_loss = progress.step, loss
+        for place in (progress, run.good):
+            place.best_step, place.best_loss = progress.step, loss
 
 
 def publish_model(run: Run, name: str) -> Any:

@@ -23,6 +23,7 @@ from ..tokenizer import Tokenizer
 from .checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from .folder import check_folder, owned
 from .identity import check_identity, identity_of
+from .numbers import LossScale
 from .optimizer import make_optimizer, zero_output_projections
 from .report import keep_metrics
 from .samples import heldout_documents
@@ -30,7 +31,7 @@ from .samples import heldout_documents
 
 @dataclass
 class Run:
-    """What a run consists of while it goes on."""
+    """What a run consists of while it goes on; ``good`` is where it stood after its last update."""
 
     config: RunConfig
     folder: Path
@@ -42,6 +43,8 @@ class Run:
     skips: SkipLog
     heldout: list[Document]
     progress: Progress
+    good: Progress
+    scale: LossScale
 
 
 @contextmanager
@@ -129,7 +132,9 @@ def _build(
     if checkpoint is not None:
         load_checkpoint(checkpoint, model, optimizer)
         notice(f"resuming from {checkpoint.path}")
-    return Run(config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress)
+    scale = LossScale.of(args.compute_dtype, progress.scale, progress.scale_age)
+    good = replace(progress, in_a_row=0)
+    return Run(config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress, good, scale)
 
 
 def _loader(

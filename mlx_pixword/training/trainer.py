@@ -1,7 +1,9 @@
 """Pretraining, top down: open the run, then step, evaluate and save until done, or until asked to stop."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,10 +18,11 @@ from ..errors import PixWordError
 from .checkpoint import random_state, save_checkpoint
 from .evaluation import evaluate_run, publish_model
 from .folder import resume_command
+from .numbers import names_of, some_of
 from .report import Reporter, services
 from .run import Run, announce, open_run
 from .samples import mean_losses
-from .step import make_step, prepare_streams, takes_any_size
+from .step import bound_cache, is_finite, make_step, prepare_streams, takes_any_size
 from .stopping import Stopper
 
 
@@ -34,6 +37,7 @@ def pretrain(config: RunConfig) -> Path | None:
     """
     services(config.train.report_to)  # a name that cannot be served ends the run before it begins
     prepare_streams(config.train)
+    bound_cache(config.train)
     with Stopper() as stopper, open_run(config) as run:
         announce(run)
         try:
@@ -63,19 +67,17 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
 
 
 def _save(run: Run) -> None:
-    """Write a checkpoint; the lines of metrics and skipped files that it counts on go to the disk before it."""
+    """Write a checkpoint of the last update; lines of metrics and skipped files that it counts on come before it."""
     for name in ("metrics.jsonl", "skipped.jsonl"):
         files.sync_file(run.folder / name)
-    run.progress.random = random_state()
-    run.progress.tried, run.progress.skipped_bytes = run.skips.tries, run.skips.size
     folder = run.folder / "checkpoints"
-    save_checkpoint(folder, run.progress, run.identity, run.model, run.optimizer, run.config.train.keep)
+    save_checkpoint(folder, run.good, run.identity, run.model, run.optimizer, run.config.train.keep)
 
 
 def _steps(run: Run, reporter: Reporter) -> Iterator[int]:
     """Train step by step; yields the number of each when it is done."""
     train, progress = run.config.train, run.progress
-    step = make_step(run.model, run.optimizer, train)
+    step = make_step(run.model, run.optimizer, train, run.scale)
     batches = _batches(run)
     since = time.perf_counter() - progress.seconds
     for number in range(progress.step + 1, train.steps + 1):
@@ -83,16 +85,53 @@ def _steps(run: Run, reporter: Reporter) -> Iterator[int]:
         sums, norm = step(micro)
         mx.eval(run.model.state, run.optimizer.state, sums, norm)
         progress.step, progress.group, progress.batch = number, group[-1], after[-1]
-        progress.sums = (np.array(progress.sums) + np.array([value.item() for value in sums])).tolist()
         progress.tokens += sum(batch.num_tokens for batch in micro)
         reporter.step()
+        if is_finite(sums, norm):
+            run.scale.after(True)
+            progress.sums = (np.array(progress.sums) + np.array([value.item() for value in sums])).tolist()
+            progress.in_a_row = 0
+        else:
+            _without_update(run, micro)
         if number % train.log_every == 0 or number == train.steps:
             _log(run, reporter, float(np.array(norm)), time.perf_counter() - since)
             progress.sums, progress.tokens, since = [0.0] * 6, 0, time.perf_counter()
         paused = time.perf_counter()
         progress.seconds = paused - since
+        if not progress.in_a_row:
+            _mark_good(run)
         yield number
         since += time.perf_counter() - paused  # evaluating and saving are no part of the training's speed
+
+
+def _mark_good(run: Run) -> None:
+    """Note where the run stands after an update: what a checkpoint will say, until the next one."""
+    progress = run.progress
+    progress.tried, progress.skipped_bytes, progress.random = run.skips.tries, run.skips.size, random_state()
+    progress.scale, progress.scale_age = (run.scale.value, run.scale.good) if run.scale.dynamic else (None, 0)
+    run.good = replace(progress)
+
+
+def _without_update(run: Run, micro: Sequence[Batch]) -> None:
+    """Count a step whose loss or gradient is not finite, and end the run when there are too many in a row."""
+    progress, most = run.progress, run.config.train.max_nonfinite
+    progress.nonfinite += 1
+    if run.scale.after(False):  # float16 overflowed: the next step has half the scale
+        return
+    progress.in_a_row += 1
+    names = names_of(micro)
+    line = {"step": progress.step, "documents": names}
+    files.append_text(run.folder / "nonfinite.jsonl", json.dumps(line) + "\n")
+    problem = f"step {progress.step}: the loss or its gradient is not finite, with {some_of(names)}"
+    if progress.in_a_row < most:
+        notice(f"{problem}; no update was made")
+        return
+    _save(run)
+    raise PixWordError(
+        f"{problem}; {progress.in_a_row} steps in a row, all named in {run.folder / 'nonfinite.jsonl'}; "
+        f"checkpoints/step-{run.good.step} is from before them: lower --learning-rate or take --dtype float32, then "
+        f"{resume_command(run.folder)}"
+    )
 
 
 def _log(run: Run, reporter: Reporter, norm: float, seconds: float) -> None:
@@ -102,7 +141,9 @@ def _log(run: Run, reporter: Reporter, norm: float, seconds: float) -> None:
     metrics |= {
         "learning_rate": _rate(run.optimizer),
         "peak_gb": mx.get_peak_memory() / 1e9,
+        "active_gb": mx.get_active_memory() / 1e9,
         "skipped": run.skips.count,
+        "nonfinite": progress.nonfinite,
     }
     reporter.write({"step": progress.step, "epoch": run.loader.epoch(progress.group), **metrics})
     reporter.show(**_postfix(metrics))
