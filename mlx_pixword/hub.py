@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-import struct
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ from mlx.utils import tree_flatten
 
 from . import files
 from .args import DTYPES, ModelArgs
+from .costs import parameters
 from .errors import PixWordError
 from .model import PixWordModel
 from .processor import Processor
+from .tensors import read_header, read_safetensors
 from .tokenizer import Tokenizer, load_tokenizer
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
 TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
 SHARD_BYTES = 5 * 10**9
+MAX_CONFIG = 2**20  # bytes
 
 
 def load(
@@ -41,9 +44,11 @@ def load(
     """
     folder = _locate(path_or_repo, revision)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
-    model = PixWordModel(ModelArgs.from_dict(config))
-    model.pixel_queries = config.get(TRAINED_QUERIES, 0)
-    _load_weights(model, folder)
+    args, shards = ModelArgs.from_dict(config), _shards(folder)
+    _check_size(args, shards, folder)
+    model = PixWordModel(args)
+    model.pixel_queries = _trained_queries(config, args)
+    _load_weights(model, shards, folder)
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
     return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
 
@@ -74,23 +79,6 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     return directory
 
 
-def read_safetensors(path: Path) -> dict[str, mx.array]:
-    """Read a safetensors file after checking that its header fits its size; raises `PixWordError`."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
-            header = json.loads(file.read(length)) if length <= size - 8 else None
-        end = max((v["data_offsets"][1] for k, v in (header or {}).items() if k != "__metadata__"), default=0)
-    except OSError as error:
-        raise PixWordError(f"{path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PixWordError(f"{path} is not a safetensors file") from error
-    if header is None or size - 8 - length < end:
-        raise PixWordError(f"{path} is truncated or not a safetensors file ({size:,} bytes); copy or download it again")
-    return dict(mx.load(str(path)))  # type: ignore[arg-type]
-
-
 def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
     path = Path(path_or_repo)
     if path.is_dir():
@@ -114,20 +102,51 @@ def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
 
 def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
     try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise PixWordError(f"{path} has more than {MAX_CONFIG:,} bytes, which no configuration needs")
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PixWordError(f"{path.parent} is no model directory: config.json: {error.strerror}") from error
-    except ValueError as error:
+    except PixWordError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise PixWordError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise PixWordError(f"{path} must hold a JSON object, got {type(config).__name__}")
     return config
 
 
-def _load_weights(model: PixWordModel, folder: Path) -> None:
+def _trained_queries(config: dict[str, Any], args: ModelArgs) -> int:
+    value = config.get(TRAINED_QUERIES, 0)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {value!r}")
+    return min(value, args.window_size**2 - 1)
+
+
+def _shards(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("model*.safetensors"))
     if not shards:
         raise PixWordError(f"{folder} has no model.safetensors")
+    return shards
+
+
+def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
+    """Compare the numbers that a configuration asks for with those there are, before anything is built for it."""
+    seen: dict[str, Path] = {}
+    there = 0
+    for shard in shards:
+        for name, entry in read_header(shard).items():
+            if name in seen:
+                raise PixWordError(f"{folder}: weight {name} is in {seen[name].name} and in {shard.name}")
+            seen[name] = shard
+            there += prod(entry.shape)
+    if parameters(args) > 10 * there + 10**7:
+        raise PixWordError(
+            f"{folder}: config.json describes a model of {parameters(args):,} parameters, the weights are {there:,}"
+        )
+
+
+def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None:
     weights = {name: array for file in shards for name, array in read_safetensors(file).items()}
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(set(expected) ^ set(weights)):

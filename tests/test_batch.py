@@ -322,7 +322,7 @@ def test_rows_are_padded_to_two_numbers_a_doubling() -> None:
 
 
 def test_padded_rows_say_nothing(small_model: Callable[..., PixWordModel]) -> None:
-    model = small_model(vocab_size=V, window_size=2)
+    model = small_model(vocab_size=V, window_size=2, image_size=8)
     a = model.args
     rows = [[document([7, 8], image(3, 4))] for _ in range(5)]
     sums = []

@@ -16,7 +16,7 @@ PACKAGE = Path(pw.__file__).parent
 ROOT = "__init__"  # the package itself, a window on modules of all levels but the command lines
 ORDER = (  # from the ground up; a module may import those before it, and those of its own starred group
     "errors", "files", "settings", "cli", "_blas", "chips", "plan_table",
-    "colors", "windows", "images", "batch", "rotary", "elementary", "args", "costs", "footprint",
+    "colors", "windows", "images", "batch", "rotary", "elementary", "tensors", "args", "costs", "footprint",
     "kernels.*", "model", "losses",
     "tokenizer", "processor",
     "data.*",

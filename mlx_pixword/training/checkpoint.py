@@ -16,8 +16,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 from .. import files
 from ..cli import notice
 from ..errors import PixWordError
-from ..hub import read_safetensors
 from ..model import PixWordModel
+from ..tensors import read_safetensors
 
 VERSION = 2
 STATE, MANIFEST, WEIGHTS, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
