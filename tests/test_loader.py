@@ -22,6 +22,7 @@ from mlx_pixword.data.open import open_split
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.settings import DataArgs
 from mlx_pixword.data.skips import SkipLog
+from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import BadImage, PixWordError
 from mlx_pixword.tokenizer import train_tokenizer
 
@@ -320,6 +321,29 @@ def test_counting_goes_on_where_a_resumed_run_stood(tmp_path: Path) -> None:
 
 def test_documents_are_named_for_messages() -> None:
     assert loader(Shots([7]), Shots([8, 9])).read(2)[0].name == "shots, document 1 (9.png)"
+
+
+def test_a_malformed_document_costs_itself_and_not_the_run(tmp_path: Path) -> None:
+    for n in range(4):
+        (tmp_path / f"{n}.txt").write_text(f"text {n}")
+    (tmp_path / "1.txt").write_text("<|image|>a.png")
+    (tmp_path / "2.txt").write_text("<|image|>../../../etc/passwd<|/image|>")
+    (tmp_path / "3.txt").write_bytes(b"\xff\xfe")
+    skips = SkipLog(tmp_path / "skipped.jsonl")
+    batches = loader(open_source(tmp_path), skips=skips)
+    assert [len(batches.read(n)) for n in range(4)] == [1, 0, 0, 0]
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    for reason, words in zip(reasons, ("without <|/image|>", "--allow-outside", "not valid UTF-8"), strict=True):
+        assert words in reason
+    assert (skips.count, skips.tries) == (3, 3)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0", "\0" * 1000, "\ud800", "\u202e\ufeff", "<|image|" * 50])
+def test_odd_text_is_learnt_and_read_back(text: str) -> None:
+    tokenizer = train_tokenizer([text, "plain words"], 300)
+    ids = tokenizer.encode(text)
+    assert all(6 <= i < tokenizer.vocab_size or i == 0 for i in ids)
+    assert tokenizer.decode(ids) == text.replace("\ud800", "\ufffd")
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import pytest
 from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
 
+from mlx_pixword.data import sources
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import BadImage
 
@@ -154,3 +155,10 @@ def test_digests_tell_collections_apart_wherever_they_lie(tmp_path):
     assert first == made("elsewhere") and len(set(first)) == 4
     assert all(one != two for one, two in zip(first, made("more", extra=True), strict=True))
     assert [one != two for one, two in zip(first, made("words", "longer"), strict=True)] == [False, True, False, True]
+
+
+def test_a_text_that_is_too_long_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 100)
+    source = open_source(write(tmp_path / "a.txt", "x" * 101))
+    refused(r"a\.txt, 101 bytes are too many for one document", source.parts, 0)
+    refused(r"a\.txt, 101 bytes", list, source.texts())

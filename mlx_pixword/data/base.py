@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+MAX_TEXT_BYTES = 2**24  # of one document; a longer one is a file of another kind, and stalls the tokenizer
+
 
 @runtime_checkable
 class Picture(Protocol):
@@ -58,6 +60,11 @@ class Source(Protocol):
         Where the source lies is no part of it, so that data may be moved. What lies inside an image is not read.
         """
         ...
+
+
+def too_long(size: int) -> str:
+    """Why a text of so many bytes is refused."""
+    return f"{size:,} bytes are too many for one document, the limit is {MAX_TEXT_BYTES:,}; split it"
 
 
 def digest_of(entries: Iterable[object]) -> str:

@@ -17,6 +17,7 @@ from ..processor import tokens_of
 from ..tokenizer import Tokenizer
 from .base import Picture, Source
 from .cache import TokenCache
+from .decoders import Decoders
 from .pack import Row, plan_batches
 from .skips import SkipLog, SkipNotes
 
@@ -31,6 +32,7 @@ class Encoder:
     tokenizer: Tokenizer | None
     skips: SkipLog
     cache: TokenCache | None = None
+    decoders: Decoders | None = None  # or pictures are decoded in this process
 
     def __call__(self, parts: Sequence[str | Picture], captioned: bool = False) -> list[Document]:
         """Encode one document; a bad image is left out, and with it a caption that has no other image."""
@@ -53,7 +55,9 @@ class Encoder:
         if self.cache and key and (image := self.cache.get(key)):
             return image
         try:
-            image = tokens_of(picture.rgb(self.args.image_size), self.args)
+            size = self.args.image_size
+            rgb = self.decoders.rgb(picture, size) if self.decoders else picture.rgb(size)
+            image = tokens_of(rgb, self.args)
         except BadImage as error:
             self.skips.skip(picture.name, str(error))
             return None
@@ -115,7 +119,12 @@ class Loader:
         number = 0 if self._endless else int(np.searchsorted(self._ends, index, side="right"))
         source = self.sources[number]
         local = index - (int(self._ends[number - 1]) if number else 0)
-        parts = source.parts(local)
+        try:
+            parts = source.parts(local)
+        except PixWordError as error:  # a malformed text or reference costs its document, and not the run
+            encoder.skips.tried()
+            encoder.skips.skip(f"{source.name}, document {local}", str(error))
+            return []
         if source.captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
             parts = parts[::-1]
         pictures = [part.name for part in parts if not isinstance(part, str)]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import PixWordError
-from .base import Picture
+from .base import MAX_TEXT_BYTES, Picture, too_long
 from .references import parse_references
 
 Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
@@ -94,6 +94,8 @@ class RecordFile:
         return self._convert(self._parse(raw, number), number, resolve)
 
     def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
+        if len(raw) > MAX_TEXT_BYTES:
+            raise self._error(number, too_long(len(raw)))
         try:
             record = json.loads(raw.decode("utf-8-sig"))
         except UnicodeDecodeError:
@@ -137,9 +139,9 @@ def llava_parts(record: dict[str, Any], resolve: Callable[[str], Any]) -> list[A
 
 
 def scan_lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """Spans, line numbers and bytes of the lines that are not blank."""
+    """Spans, line numbers and bytes of the lines that are not blank; of a line that is too long, the beginning."""
     start = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(MAX_TEXT_BYTES + 1), b""), 1):
         if line.strip():
             yield start, start + len(line), number, line
         start += len(line)

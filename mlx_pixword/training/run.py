@@ -15,6 +15,7 @@ from ..batch import Document
 from ..cli import notice
 from ..config import RunConfig
 from ..data.cache import TokenCache
+from ..data.decoders import Decoders
 from ..data.loader import Encoder, Loader
 from ..data.open import Split, check_vocabulary, choose_tokenizer, has_text, open_split
 from ..data.skips import SkipLog
@@ -71,7 +72,8 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         if not folder.exists():  # a mistake up to here leaves nothing behind
             stack.enter_context(owned(folder))
         _write_settings(config, tokenizer)
-        yield _build(config, identity, split, tokenizer, checkpoint)
+        decoders = stack.enter_context(Decoders(config.data.decode_seconds))
+        yield _build(config, identity, split, tokenizer, checkpoint, decoders)
 
 
 def _start(config: RunConfig) -> Checkpoint | None:
@@ -114,12 +116,14 @@ def _build(
     split: Split,
     tokenizer: Tokenizer | None,
     checkpoint: Checkpoint | None,
+    decoders: Decoders,
 ) -> Run:
     folder, args = config.train.out, config.model
     progress = checkpoint.progress if checkpoint else Progress(skipped_bytes=0)
     keep_metrics(folder, progress.step)
     skips = SkipLog(folder / "skipped.jsonl", progress.skipped_bytes)
-    encoder = Encoder(args, tokenizer, skips, TokenCache(config.data.cache, args) if config.data.cache else None)
+    cache = TokenCache(config.data.cache, args) if config.data.cache else None
+    encoder = Encoder(args, tokenizer, skips, cache, decoders)
     loader = _loader(config, encoder, split.train, split.train_indices, config.data.caption_first)
     heldout_loader = _loader(config, encoder, split.heldout, split.heldout_indices)
     heldout = heldout_documents(heldout_loader, split.heldout_indices if split.heldout_indices is not None else [])
