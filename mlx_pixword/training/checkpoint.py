@@ -81,7 +81,7 @@ def save_checkpoint(
     """
     target = folder / f"step-{progress.step}"
     draft = folder / f".{target.name}.draft"
-    weights, state = dict(tree_flatten(model.parameters())), dict(tree_flatten(optimizer.state))
+    weights, state = _sorted(model.parameters()), _sorted(optimizer.state)
     contents = {"version": VERSION, "progress": asdict(progress), "identity": identity}
     try:
         files.make_folder(folder)
@@ -155,6 +155,11 @@ def random_state() -> list[int]:
 def set_random_state(words: list[int]) -> None:
     """Go on from a state: MLX makes the two words of a seed's upper and lower half."""
     mx.random.seed((words[0] << 32) | words[1])
+
+
+def _sorted(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree by name; a file has them in this order, whatever happened to the run before."""
+    return dict(sorted(tree_flatten(tree)))
 
 
 def _steps(folder: Path) -> list[Path]:
