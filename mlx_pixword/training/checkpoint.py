@@ -159,7 +159,7 @@ def set_random_state(words: list[int]) -> None:
 
 def _sorted(tree: Any) -> dict[str, mx.array]:
     """The arrays of a tree by name; a file has them in this order, whatever happened to the run before."""
-    return dict(sorted(tree_flatten(tree)))
+    return dict(sorted(dict(tree_flatten(tree)).items()))
 
 
 def _steps(folder: Path) -> list[Path]:
