@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --steps 20000
 
-The run is packed, on three sources with a cache, with evaluations and checkpoints. The process is looked at every few
+The run is packed, on three sources with a cache, with evaluations and checkpoints, two between looks. The process is looked at every few
 steps: its resident memory, what MLX holds, its open descriptors, threads, and the processes that decode for it.
 `kills.py` is the other half: whether a run that is killed ends where an undisturbed one does.
 """
@@ -65,7 +65,7 @@ def soak(folder: Path, args: SoakArgs) -> list[dict[str, Any]]:
     flags = [
         *make_data(folder / "data"), "--cache", folder / "cache", "--pack", "--steps", args.steps, "--accumulate", 1,
         "--streams", 1, "--batch-tokens", 64, "--optimizer", "adamw", "--log-every", 10,
-        "--eval-every", args.settled // 2, "--save-every", args.settled // 4,
+        "--eval-every", args.every // 2, "--save-every", args.every // 2,
     ]  # fmt: skip
     looks: list[dict[str, Any]] = []
     done = threading.Event()

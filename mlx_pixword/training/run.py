@@ -1,8 +1,9 @@
 """What a run consists of, and how it is put together: data, tokenizer, model, optimiser, and where it stands."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from ..data.loader import Encoder, Loader
 from ..data.open import Split, check_vocabulary, choose_tokenizer, has_text, open_split
 from ..data.skips import SkipLog
 from ..model import PixWordModel, num_parameters
-from ..tokenizer import Tokenizer
-from .checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
+from ..tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from .checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, set_random_state
 from .folder import check_folder, owned
 from .identity import check_identity, identity_of
 from .numbers import LossScale
 from .optimizer import make_optimizer, zero_output_projections
+from .ranks import Ranks
 from .report import keep_metrics
 from .samples import heldout_documents
 
@@ -46,38 +48,53 @@ class Run:
     progress: Progress
     good: Progress
     scale: LossScale
+    ranks: Ranks
 
 
 @contextmanager
-def open_run(config: RunConfig) -> Iterator[Run]:
+def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
     """Build a run and own its folder; on ``resume`` it stands where its newest complete checkpoint does.
+
+    Of several ranks the first alone looks at the folder and writes to it; the others get from it what they need.
 
     Raises:
         PixWordError: the folder is taken, the data cannot be used, or the checkpoint is of another run.
     """
     folder = config.train.out
-    check_folder(folder, config.train.resume)
+    if ranks.first:
+        check_folder(folder, config.train.resume)
     with ExitStack() as stack:
-        if folder.exists():
+        if folder.exists() and ranks.first:
             stack.enter_context(owned(folder))
-        checkpoint = _start(config)
+        checkpoint = _start(config, ranks)
         split = open_split(config.data, config.train.seed, config.train.eval_documents)
-        tokenizer = _tokenizer(config, split, checkpoint)
+        tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
         args = replace(config.model, vocab_size=check_vocabulary(tokenizer, config.model.vocab_size))
         config = replace(config, model=args)
         identity = identity_of(config, split.train, tokenizer)
-        if checkpoint is not None:
+        ranks.agree(json.dumps([[s["digest"] for s in identity["data"]], args.to_dict()]).encode(), "data or a model")
+        if checkpoint is not None and ranks.first:
             for difference in check_identity(checkpoint.identity, identity, str(checkpoint.path)):
                 notice(f"--resume: {difference}")
-        if not folder.exists():  # a mistake up to here leaves nothing behind
-            stack.enter_context(owned(folder))
-        _write_settings(config, tokenizer)
+        if ranks.first:
+            if not folder.exists():  # a mistake up to here leaves nothing behind
+                stack.enter_context(owned(folder))
+            _write_settings(config, tokenizer)
         decoders = stack.enter_context(Decoders(config.data.decode_seconds))
-        yield _build(config, identity, split, tokenizer, checkpoint, decoders)
+        yield _build(config, identity, split, tokenizer, checkpoint, decoders, ranks)
 
 
-def _start(config: RunConfig) -> Checkpoint | None:
-    """The checkpoint to go on from."""
+def _start(config: RunConfig, ranks: Ranks) -> Checkpoint | None:
+    """The checkpoint to go on from, as the first rank finds it."""
+    found = _find_checkpoint(config) if ranks.first else None
+    told = ranks.share(json.dumps([asdict(found.progress), found.identity] if found else None).encode())
+    if ranks.first or told == b"null":
+        return found
+    progress, identity = json.loads(told)
+    return Checkpoint(config.train.out, Progress(**progress), identity)
+
+
+def _find_checkpoint(config: RunConfig) -> Checkpoint | None:
     if not config.train.resume:
         return None
     folder = config.train.out
@@ -102,6 +119,15 @@ def _tokenizer(config: RunConfig, split: Split, checkpoint: Checkpoint | None) -
     return tokenizer
 
 
+def _share_tokenizer(tokenizer: Tokenizer | None, ranks: Ranks) -> Tokenizer | None:
+    """The first rank's tokenizer."""
+    name = ranks.share(tokenizer.filename.encode() if tokenizer else b"")
+    contents = ranks.share(tokenizer.contents if tokenizer else b"")
+    if ranks.first or not name:
+        return tokenizer
+    return (HuggingFaceTokenizer if name.endswith(b".json") else SentencePieceTokenizer)(contents)
+
+
 def _write_settings(config: RunConfig, tokenizer: Tokenizer | None) -> None:
     folder = config.train.out
     files.make_folder(folder / "samples")
@@ -117,16 +143,21 @@ def _build(
     tokenizer: Tokenizer | None,
     checkpoint: Checkpoint | None,
     decoders: Decoders,
+    ranks: Ranks,
 ) -> Run:
     folder, args = config.train.out, config.model
     progress = checkpoint.progress if checkpoint else Progress(skipped_bytes=0)
-    keep_metrics(folder, progress.step)
-    skips = SkipLog(folder / "skipped.jsonl", progress.skipped_bytes)
+    if ranks.first:
+        keep_metrics(folder, progress.step)
+    skips = SkipLog(folder / "skipped.jsonl", progress.skipped_bytes) if ranks.first else SkipLog()
     cache = TokenCache(config.data.cache, args) if config.data.cache else None
     encoder = Encoder(args, tokenizer, skips, cache, decoders)
     loader = _loader(config, encoder, split.train, split.train_indices, config.data.caption_first)
     heldout_loader = _loader(config, encoder, split.heldout, split.heldout_indices)
-    heldout = heldout_documents(heldout_loader, split.heldout_indices if split.heldout_indices is not None else [])
+    held: Sequence[int] | np.ndarray = []
+    if ranks.first and split.heldout_indices is not None:
+        held = split.heldout_indices
+    heldout = heldout_documents(heldout_loader, held)
     for source in split.train:
         for name, reason in source.unusable:
             skips.skip(name, reason, bad=False)
@@ -134,11 +165,24 @@ def _build(
         skips.restore(progress.tried)
     model, optimizer = _model(config), make_optimizer(config.train)
     if checkpoint is not None:
-        load_checkpoint(checkpoint, model, optimizer)
-        notice(f"resuming from {checkpoint.path}")
+        _load(checkpoint, model, optimizer, ranks)
     scale = LossScale.of(args.compute_dtype, progress.scale, progress.scale_age)
     good = replace(progress, in_a_row=0)
-    return Run(config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress, good, scale)
+    return Run(
+        config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress, good, scale, ranks
+    )
+
+
+def _load(checkpoint: Checkpoint, model: PixWordModel, optimizer: optim.Optimizer, ranks: Ranks) -> None:
+    """Put a checkpoint back, on all ranks as the first one reads it."""
+    if ranks.first:
+        load_checkpoint(checkpoint, model, optimizer)
+        notice(f"resuming from {checkpoint.path}")
+    else:
+        optimizer.init(model.trainable_parameters())
+        set_random_state(checkpoint.progress.random or [0, 0])
+    model.update(ranks.share_tree(model.parameters()))
+    optimizer.state = ranks.share_tree(optimizer.state)
 
 
 def _loader(

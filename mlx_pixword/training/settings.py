@@ -43,6 +43,7 @@ class TrainArgs:
     save_every: int = setting(500, "steps between checkpoints")
     keep: int = setting(3, "newest checkpoints that are kept; 0 for all")
     keep_best: bool = setting(True, "keep the model with the lowest held-out loss in best/")
+    rank_timeout: float = setting(600.0, "seconds that a rank of several waits for the others before it ends")
     report_to: list[str] = setting([], "also report to tensorboard, wandb or both, if installed", metavar="NAMES")
 
     def __post_init__(self) -> None:
@@ -56,6 +57,6 @@ class TrainArgs:
         ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
+        for name in ("learning_rate", "muon_learning_rate", "clip_norm", "rank_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be positive, got {getattr(self, name)}")

@@ -22,12 +22,19 @@ from ..losses import LossSums, loss_sums, weighted_loss
 from ..model import Layer, PixWordModel
 from .chunks import Gradient, Objective, make_chunked_gradient
 from .numbers import LossScale
+from .ranks import Ranks
 from .settings import TrainArgs
 
 Step = Callable[[Sequence[Batch]], tuple[LossSums, mx.array]]
 
 
-def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs, scale: LossScale | None = None) -> Step:
+def make_step(
+    model: PixWordModel,
+    optimizer: optim.Optimizer,
+    args: TrainArgs,
+    scale: LossScale | None = None,
+    ranks: Ranks | None = None,
+) -> Step:
     """Build the training step.
 
     Args:
@@ -35,6 +42,7 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs, 
         optimizer: of the model.
         args: how to compute the step.
         scale: of the loss; its ``value`` may change between steps.
+        ranks: that compute the step together, each with micro-batches of its own; the update is the same on all.
 
     Returns:
         ``step(batches)``: updates the model with the gradient of all micro-batches together and returns the sums of
@@ -42,7 +50,7 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs, 
         (`is_finite`). The update is not evaluated yet; gradients are, of as many micro-batches at a time as there are
         streams, and so are chunks of windows.
     """
-    scale = scale or LossScale()
+    scale, ranks = scale or LossScale(), ranks or Ranks()
     if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
         raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
     objective, streams = _objective(model, args), _streams(args)
@@ -66,7 +74,8 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs, 
         streams = streams[:1]  # chunks are dealt out to all of them, so micro-batches wait for each other
 
     def step(batches: Sequence[Batch]) -> tuple[LossSums, mx.array]:
-        normalizer = mx.array(float(sum(batch.num_targets for batch in batches)) / scale.value)
+        targets = ranks.total(mx.array(float(sum(batch.num_targets for batch in batches))))
+        normalizer = targets / (ranks.size * scale.value)  # the mean over ranks becomes the sum over all batches
         total: Any = None
         for start in range(0, len(batches), len(streams)):
             if total is not None:
@@ -77,6 +86,8 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs, 
                     (_, sums), grads = (chunked if in_chunks else gradient)(batch.arrays(), normalizer)
                 total = (sums, grads) if total is None else tree_map(mx.add, total, (sums, grads))
         sums, grads = total
+        if ranks.size > 1:
+            sums, grads = LossSums(*ranks.total(mx.stack([*sums]))), ranks.average(grads)
         grads, norm = clip(grads, mx.array(1 / scale.value))
         mx.eval(sums, norm, grads)
         if is_finite(sums, norm):

@@ -14,11 +14,13 @@ from .. import files
 from ..batch import Batch, collate
 from ..cli import notice
 from ..config import RunConfig
+from ..data.pack import Row
 from ..errors import PixWordError
 from .checkpoint import random_state, save_checkpoint
 from .evaluation import evaluate_run, publish_model
 from .folder import resume_command
 from .numbers import names_of, some_of
+from .ranks import RankLost, find_ranks, own_part
 from .report import Reporter, services
 from .run import Run, announce, open_run
 from .samples import mean_losses
@@ -36,21 +38,25 @@ def pretrain(config: RunConfig) -> Path | None:
         PixWordError: the run folder is taken, the data cannot be used, too many images are bad, or a disk is full.
     """
     services(config.train.report_to)  # a name that cannot be served ends the run before it begins
+    ranks = find_ranks(config.train.rank_timeout)
     prepare_streams(config.train)
     bound_cache(config.train)
-    with Stopper() as stopper, open_run(config) as run:
-        announce(run)
+    with Stopper() as stopper, open_run(config, ranks) as run:
         try:
-            return _train(run, stopper)
-        except files.DiskTrouble as error:
+            if ranks.first:
+                announce(run)
+                return _train(run, stopper)
+            _help(run, stopper)
+            return None
+        except (files.DiskTrouble, RankLost) as error:
             raise PixWordError(f"{error}; then go on with: {resume_command(run.folder)}") from error
 
 
 def _train(run: Run, stopper: Stopper) -> Path | None:
     train, progress, start = run.config.train, run.progress, time.perf_counter()
     with Reporter(run.folder, train.steps, progress.step, train.report_to, run.config.to_flat()) as reporter:
-        for step in _steps(run, reporter):
-            done, stopping = step == train.steps, stopper.requested
+        for step, stopping in _steps(run, stopper, reporter):
+            done = step == train.steps
             if done or step % train.eval_every == 0:
                 evaluate_run(run, reporter)
             if done or stopping or step % train.save_every == 0:
@@ -66,6 +72,13 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
     return final
 
 
+def _help(run: Run, stopper: Stopper) -> None:
+    """Train as a rank that writes nothing."""
+    for _, stopping in _steps(run, stopper, None):
+        if stopping:
+            return
+
+
 def _save(run: Run) -> None:
     """Write a checkpoint of the last update; lines of metrics and skipped files that it counts on come before it."""
     for name in ("metrics.jsonl", "skipped.jsonl"):
@@ -74,19 +87,24 @@ def _save(run: Run) -> None:
     save_checkpoint(folder, run.good, run.identity, run.model, run.optimizer, run.config.train.keep)
 
 
-def _steps(run: Run, reporter: Reporter) -> Iterator[int]:
-    """Train step by step; yields the number of each when it is done."""
-    train, progress = run.config.train, run.progress
-    step = make_step(run.model, run.optimizer, train, run.scale)
-    batches = _batches(run)
+def _steps(run: Run, stopper: Stopper, reporter: Reporter | None) -> Iterator[tuple[int, bool]]:
+    """Train step by step; yields the number of each when it is done, and whether any rank was asked to stop."""
+    train, progress, ranks = run.config.train, run.progress, run.ranks
+    step = make_step(run.model, run.optimizer, train, run.scale, ranks)
+    places = _places(run)
     since = time.perf_counter() - progress.seconds
     for number in range(progress.step + 1, train.steps + 1):
-        micro, group, after = zip(*(next(batches) for _ in range(train.accumulate)), strict=True)
+        taken = [next(places) for _ in range(train.accumulate * ranks.size)]
+        micro = [_collate(run, *place) for place in own_part(taken, ranks)]
         sums, norm = step(micro)
         mx.eval(run.model.state, run.optimizer.state, sums, norm)
-        progress.step, progress.group, progress.batch = number, group[-1], after[-1]
-        progress.tokens += sum(batch.num_tokens for batch in micro)
-        reporter.step()
+        progress.step, (progress.group, progress.batch, _) = number, taken[-1]
+        progress.batch += 1
+        told = ranks.total(mx.array([stopper.requested, sum(batch.num_tokens for batch in micro)], mx.float32)).tolist()
+        stopping, tokens = bool(told[0]), int(told[1])  # type: ignore[index, arg-type]
+        progress.tokens += tokens
+        if reporter:
+            reporter.step()
         if is_finite(sums, norm):
             run.scale.after(True)
             progress.sums = (np.array(progress.sums) + np.array([value.item() for value in sums])).tolist()
@@ -94,13 +112,14 @@ def _steps(run: Run, reporter: Reporter) -> Iterator[int]:
         else:
             _without_update(run, micro)
         if number % train.log_every == 0 or number == train.steps:
-            _log(run, reporter, float(np.array(norm)), time.perf_counter() - since)
+            if reporter:
+                _log(run, reporter, float(np.array(norm)), time.perf_counter() - since)
             progress.sums, progress.tokens, since = [0.0] * 6, 0, time.perf_counter()
         paused = time.perf_counter()
         progress.seconds = paused - since
         if not progress.in_a_row:
             _mark_good(run)
-        yield number
+        yield number, stopping
         since += time.perf_counter() - paused  # evaluating and saving are no part of the training's speed
 
 
@@ -121,12 +140,14 @@ def _without_update(run: Run, micro: Sequence[Batch]) -> None:
     progress.in_a_row += 1
     names = names_of(micro)
     line = {"step": progress.step, "documents": names}
-    files.append_text(run.folder / "nonfinite.jsonl", json.dumps(line) + "\n")
+    if run.ranks.first:
+        files.append_text(run.folder / "nonfinite.jsonl", json.dumps(line) + "\n")
     problem = f"step {progress.step}: the loss or its gradient is not finite, with {some_of(names)}"
     if progress.in_a_row < most:
         notice(f"{problem}; no update was made")
         return
-    _save(run)
+    if run.ranks.first:
+        _save(run)
     raise PixWordError(
         f"{problem}; {progress.in_a_row} steps in a row, all named in {run.folder / 'nonfinite.jsonl'}; "
         f"checkpoints/step-{run.good.step} is from before them: lower --learning-rate or take --dtype float32, then "
@@ -149,19 +170,23 @@ def _log(run: Run, reporter: Reporter, norm: float, seconds: float) -> None:
     reporter.show(**_postfix(metrics))
 
 
-def _batches(run: Run) -> Iterator[tuple[Batch, int, int]]:
-    """Batches with the place of the next one; at the end of each epoch bad images are judged."""
-    args, progress = run.model.args, run.progress
+def _places(run: Run) -> Iterator[tuple[int, int, list[Row]]]:
+    """Rows of batches with their group and number; at the end of each epoch bad images are judged."""
+    progress = run.progress
     epoch = run.loader.epoch(progress.group) if progress.step else None
     for group, number, rows in run.loader.batches(progress.group, progress.batch):
-        if epoch is not None and run.loader.epoch(group) != epoch:
+        if epoch is not None and run.loader.epoch(group) != epoch and run.ranks.first:
             run.skips.check(run.config.data.max_bad)
         epoch = run.loader.epoch(group)
-        batch = collate(
-            rows, args.vocab_size, args.num_pix, args.window_size, exact=takes_any_size(run.config.train),
-            pixel_queries=run.config.train.pixel_queries, seed=(run.config.train.seed, 3, group, number),
-        )  # fmt: skip
-        yield batch, group, number + 1
+        yield group, number, rows
+
+
+def _collate(run: Run, group: int, number: int, rows: list[Row]) -> Batch:
+    args, train = run.model.args, run.config.train
+    return collate(
+        rows, args.vocab_size, args.num_pix, args.window_size, exact=takes_any_size(train),
+        pixel_queries=train.pixel_queries, seed=(train.seed, 3, group, number),
+    )  # fmt: skip
 
 
 def _rate(optimizer: optim.Optimizer) -> float:
