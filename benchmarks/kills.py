@@ -3,7 +3,7 @@
     python benchmarks/kills.py --trials 20 --kills 10
 
 A trial starts a very small run, packed, on three sources with a cache, kills it with SIGKILL and resumes it, so many
-times, and then lets it end. Half of the kills come at a random moment, half as soon as a checkpoint is being written.
+times, and then lets it end. Kills take turns: during the start, at a random moment, while a checkpoint is written.
 Weights, optimiser state, best model and skipped files must be equal byte for byte, and metrics equal but for clocks.
 """
 
@@ -32,8 +32,8 @@ class KillArgs:
 
     trials: int = setting(20, "runs that are killed")
     kills: int = setting(10, "kills a run")
-    steps: int = setting(400, "optimiser steps of a run")
-    save_every: int = setting(4, "steps between checkpoints")
+    steps: int = setting(120, "optimiser steps of a run")
+    save_every: int = setting(3, "steps between checkpoints")
     seed: int = setting(0, "of the moments")
     save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data, start = make_data(folder / "data"), time.perf_counter()
         run(start_run(folder, "whole", data, args))
         seconds, expected = time.perf_counter() - start, outcome(folder / "whole")
-        results = []
+        results: list[dict[str, Any]] = []
         for number in range(args.trials):
             results.append(trial(folder, f"trial-{number}", data, args, rng, seconds, expected))
             notice(f"trial {number}: {results[-1]}")
@@ -76,7 +76,7 @@ def start_run(folder: Path, name: str, data: list[str], args: KillArgs) -> "subp
     """Start a run, or go on with it."""
     flags = [
         *data, "--cache", folder / f"{name}-cache", "--pack", "--steps", args.steps, "--save-every", args.save_every,
-        "--log-every", 3, "--eval-every", 25, "--keep", 2, "--resume",
+        "--log-every", 1, "--eval-every", 10, "--keep", 2, "--resume",
     ]  # fmt: skip
     return subprocess.Popen(
         command(folder / name, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -100,10 +100,12 @@ def trial(
     while killed < args.kills:
         process = start_run(folder, name, data, args)
         drafts = folder / name / "checkpoints"
-        if killed % 2:
-            _wait_for_draft(process, drafts, rng)
+        if killed % 3 == 0:
+            _wait(process, float(rng.uniform(0, 0.5)) * seconds)
+        elif killed % 3 == 1:
+            _wait_for_steps(process, folder / name, (args.steps - 20) // args.kills, rng)
         else:
-            _wait(process, float(rng.uniform(0.05, 0.4)) * seconds)
+            _wait_for_draft(process, drafts, rng)
         process.kill()
         _, error = process.communicate()
         resumed += "resuming from" in error
@@ -125,10 +127,22 @@ def _wait(process: "subprocess.Popen[str]", seconds: float) -> None:
         return
 
 
+def _wait_for_steps(process: "subprocess.Popen[str]", out: Path, most: int, rng: np.random.Generator) -> None:
+    """Wait until a run has done some steps more, and a moment more."""
+    start, target = None, int(rng.integers(1, most + 1))
+    while process.poll() is None:
+        lines = (out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").exists() else []
+        start = len(lines) if start is None or len(lines) < start else start
+        if len(lines) >= start + target:
+            break
+        time.sleep(0.001)
+    time.sleep(float(rng.uniform(0, 0.05)))
+
+
 def _wait_for_draft(process: "subprocess.Popen[str]", folder: Path, rng: np.random.Generator) -> None:
     """Wait until a checkpoint is being written that was not when the run began, and a moment more."""
     before = {path.name for path in folder.glob(".step-*.draft")}
-    count = int(rng.integers(1, 4))
+    count = int(rng.integers(1, 3))
     while process.poll() is None and count:
         now = {path.name for path in folder.glob(".step-*.draft")}
         count -= bool(now - before)

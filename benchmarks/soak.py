@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py --steps 20000
 
-The run is packed, on three sources with a cache, with evaluations and checkpoints, two between looks. The process is looked at every few
-steps: its resident memory, what MLX holds, its open descriptors, threads, and the processes that decode for it.
+The run is packed, on three sources with a cache, with two evaluations and checkpoints between looks. What is looked at:
+resident memory, what MLX holds, open descriptors, threads, and the processes that decode.
 `kills.py` is the other half: whether a run that is killed ends where an undisturbed one does.
 """
 

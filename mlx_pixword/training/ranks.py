@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import PixWordError
 
@@ -63,7 +63,9 @@ class Ranks:
         """The first rank's arrays, on every rank; all ranks give trees of the same form."""
         if self.size == 1:
             return tree
-        return tree_map(lambda array: self.total(array if self.first else mx.zeros_like(array)), tree)
+        leaves = sorted(dict(tree_flatten(tree)).items())  # in the same order on all ranks
+        shared = [(name, self.total(array if self.first else mx.zeros_like(array))) for name, array in leaves]
+        return tree_unflatten(shared)
 
     def agree(self, content: bytes, what: str) -> None:
         """Raise `PixWordError` on every rank whose content is not the first rank's."""
