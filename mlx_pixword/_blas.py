@@ -61,6 +61,12 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def release_memory() -> None:
+    """Give memory that is free back to the kernel: after work that is done seldom, and allocates unlike a step."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def _has_cuda() -> bool:
     if not Path("/dev/nvidiactl").exists():
         return False

@@ -11,6 +11,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from .. import files
+from .._blas import release_memory
 from ..batch import Batch, collate
 from ..cli import notice
 from ..config import RunConfig
@@ -59,6 +60,7 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
             done = step == train.steps
             if done or step % train.eval_every == 0:
                 evaluate_run(run, reporter)
+                release_memory()
             if done or stopping or step % train.save_every == 0:
                 _save(run)
             if stopping and not done:
