@@ -3,7 +3,7 @@
     python benchmarks/loader.py --data photos --threads 2
 
 pillow  `Image.open(file).convert("RGB").resize(fit, BILINEAR)`, the result thrown away
-loader  the loader without a cache: decoded, fitted, folded, cut into windows, laid out in rows
+loader  the loader as in training, without a cache: decoded in processes, fitted, folded, cut into windows, laid out
 cached  the loader in a later epoch with --cache: every image comes from the token cache
 
 One round measures all three, in turn. Printed are medians over the rounds, of the speeds and of each round's ratios.
@@ -27,8 +27,10 @@ from record import keep, with_machine
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.cli import parse, run_command
 from mlx_pixword.data.cache import TokenCache
-from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.decoders import Decoders
+from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.pictures import FilePicture
+from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.settings import setting
@@ -79,7 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(folder: Path, cache: Path, args: LoaderBenchArgs) -> dict[str, list[float]]:
     """Images per second of each path, one number a round."""
-    plain, cached = LoaderRun(folder, None, args), LoaderRun(folder, cache, args)
+    with Decoders() as decoders:
+        return _measure(LoaderRun(folder, None, args, decoders), LoaderRun(folder, cache, args, decoders), args)
+
+
+def _measure(plain: "LoaderRun", cached: "LoaderRun", args: LoaderBenchArgs) -> dict[str, list[float]]:
     runs: dict[str, Run] = {"pillow": PillowRun(plain), "loader": plain, "cached": cached}
     counts = {name: _groups_needed(run, plain.epoch_groups, args.seconds) for name, run in runs.items()}
     speeds: dict[str, list[float]] = {name: [] for name in runs}
@@ -106,7 +112,7 @@ def _seconds(run: Run, groups: int) -> float:
 class LoaderRun:
     """The library's loader, up to the rows of documents that training collates."""
 
-    def __init__(self, folder: Path, cache: Path | None, args: LoaderBenchArgs) -> None:
+    def __init__(self, folder: Path, cache: Path | None, args: LoaderBenchArgs, decoders: Decoders) -> None:
         windows = (args.image_size // args.window_size) ** 2
         model = ModelArgs(
             image_size=args.image_size, window_size=args.window_size, fold_factor=args.fold_factor,
@@ -116,7 +122,7 @@ class LoaderRun:
         self.group_size = min(GROUP, len(self.paths))
         self.epoch_groups = -(-len(self.paths) // self.group_size)
         self._skips = SkipLog()
-        encoder = Encoder(model, None, self._skips, TokenCache(cache, model) if cache else None)
+        encoder = Encoder(model, None, self._skips, TokenCache(cache, model) if cache else None, decoders)
         self._loader = Loader([open_source(folder)], encoder, threads=args.threads, group_size=self.group_size)
 
     def __call__(self, groups: int) -> None:

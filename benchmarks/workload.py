@@ -18,9 +18,10 @@ import yaml
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
 from mlx_pixword.config import RunConfig, make_config
-from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.open import check_vocabulary, choose_tokenizer
 from mlx_pixword.data.plates import PlateSource
+from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.training.settings import TrainArgs

@@ -5,6 +5,7 @@ be in the process before.
 """
 
 import ctypes
+import gc
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -59,6 +60,16 @@ def keep_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_memory() -> None:
+    """Give memory that is free back to the kernel: after work that is done seldom, and allocates unlike a step.
+
+    Plots leave rings of objects behind, which Python would keep until much later.
+    """
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _has_cuda() -> bool:

@@ -40,11 +40,13 @@ class Document:
         elements: int32 ``[L]``, a word id, or ``WINDOW`` for the next window.
         images: the images in reading order; their windows fill the ``WINDOW`` places.
         closed: True if ``</s>`` follows the last element; it is a target and never fed.
+        name: what a message calls it.
     """
 
     elements: np.ndarray
     images: tuple[ImageTokens, ...] = ()
     closed: bool = False
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.elements)
@@ -178,6 +180,12 @@ def bucket(size: int, minimum: int = 8) -> int:
     return max(minimum, -(-size // step) * step)
 
 
+def bucket_rows(count: int) -> int:
+    """The next of a few numbers of rows, two to a doubling: 1, 2, 3, 4, 6, 8, 12, 16, .."""
+    step = max(1, 1 << max(0, (count - 1).bit_length() - 2))
+    return -(-count // step) * step
+
+
 def collate(
     rows: Sequence[Sequence[Document]],
     num_words: int,
@@ -194,12 +202,12 @@ def collate(
         rows: ``B`` rows of one or more documents; several are packed, and never see each other.
         num_words, num_pix: ``V`` and ``K``.
         window_size: ``w``.
-        exact: keep the sizes as they are, instead of padding L and U to a bucket.
+        exact: keep the sizes as they are, instead of padding B, L, U and Q to a bucket.
         pixel_queries: ``M``, pixels drawn a window besides its first one (dense objective).
         seed: of the draws, with the document's number in the batch.
     """
     round_up = (lambda n: max(1, n)) if exact else bucket
-    shape = (len(rows), round_up(max(sum(map(len, row)) for row in rows)))
+    shape = (len(rows) if exact else bucket_rows(len(rows)), round_up(max(sum(map(len, row)) for row in rows)))
     elements, targets = np.full(shape, PAD, np.int32), np.full(shape, NO_TARGET, np.int32)
     positions, segments = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
     images = [image for row in rows for d in row for image in d.images]
@@ -219,7 +227,7 @@ def collate(
     arrays = {"elements": elements, "targets": targets, "positions": positions, "windows": windows, "lengths": lengths}
     arrays |= {"reads": reads} | ({"segments": segments} if packed else {})
     if drawn.shape[1] and len(drawn):
-        arrays |= _queries(elements, num_words, images, drawn, which)
+        arrays |= _queries(elements, num_words, images, drawn, which, round_up)
     return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
 
 
@@ -271,13 +279,18 @@ def _distinct_windows(
 
 
 def _queries(
-    elements: np.ndarray, num_words: int, images: Sequence[ImageTokens], drawn: np.ndarray, which: np.ndarray
+    elements: np.ndarray,
+    num_words: int,
+    images: Sequence[ImageTokens],
+    drawn: np.ndarray,
+    which: np.ndarray,
+    round_up: Callable[[int], int],
 ) -> dict[str, np.ndarray]:
     """The arrays of the drawn pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0."""
     count = drawn.shape[1]
     row, place = np.nonzero(elements >= num_words)  # every window, in reading order
     slot = np.arange(len(row)) - np.searchsorted(row, row)  # number of the window in its row
-    shape = (len(elements), (int(slot.max()) + 1) * count)
+    shape = (len(elements), round_up(int(slot.max()) + 1) * count)
     next_pixel = np.take_along_axis(np.concatenate([image.windows for image in images]), drawn.clip(0) + 1, axis=1)
     lengths = np.concatenate([image.lengths for image in images])
     weights = (drawn >= 0) * ((lengths - 1) / np.maximum(1, (drawn >= 0).sum(1)))[:, None]

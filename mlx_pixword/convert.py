@@ -22,9 +22,10 @@ from .args import ModelArgs
 from .cli import parse, run_command
 from .colors import FOLD_FACTORS, num_pix_tokens
 from .errors import PixWordError
-from .hub import read_safetensors, save_model
+from .hub import save_model
 from .model import PixWordModel
 from .settings import setting
+from .tensors import read_safetensors
 from .tokenizer import load_tokenizer
 from .windows import check_geometry
 
@@ -238,10 +239,7 @@ def convert(settings: ConvertSettings) -> Path:
             f"{settings.tokenizer}: the tokenizer has {tokenizer.vocab_size} words, with the special ones, but "
             f"tok_embeddings.weight has {model.args.vocab_size} rows; use the tokenizer the model was trained with"
         )
-    try:
-        save_model(model, tokenizer, out)  # writes a sibling folder and renames it
-    except OSError as error:
-        raise PixWordError(f"--out {settings.out}: cannot be written: {error.strerror or error}") from error
+    save_model(model, tokenizer, out)  # writes a sibling folder and renames it
     return settings.out
 
 

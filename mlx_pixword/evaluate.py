@@ -66,7 +66,8 @@ def evaluate(args: EvaluateArgs) -> Scores:
     Raises:
         PixWordError: no model or data, too many bad images, or nothing that can be used.
     """
-    from .data.loader import Encoder, SkipLog
+    from .data.loader import Encoder
+    from .data.skips import SkipLog
     from .data.sources import open_source
     from .hub import load
     from .likelihood import score_document

@@ -3,22 +3,27 @@
 import json
 import os
 import shutil
-import struct
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from . import files
 from .args import DTYPES, ModelArgs
+from .costs import parameters
 from .errors import PixWordError
 from .model import PixWordModel
 from .processor import Processor
+from .tensors import read_header, read_safetensors
 from .tokenizer import Tokenizer, load_tokenizer
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
 TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
 SHARD_BYTES = 5 * 10**9
+MAX_CONFIG = 2**20  # bytes
 
 
 def load(
@@ -39,11 +44,13 @@ def load(
     """
     folder = _locate(path_or_repo, revision)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
-    model = PixWordModel(ModelArgs.from_dict(config))
-    model.pixel_queries = config.get(TRAINED_QUERIES, 0)
-    _load_weights(model, folder)
-    files = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
-    return model, Processor(model.args, load_tokenizer(files[0]) if files else None)
+    args, shards = ModelArgs.from_dict(config), _shards(folder)
+    _check_size(args, shards, folder)
+    model = PixWordModel(args)
+    model.pixel_queries = _trained_queries(config, args)
+    _load_weights(model, shards, folder)
+    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
 
 
 def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path) -> Path:
@@ -55,37 +62,21 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise PixWordError(f"{directory} exists already; choose another folder")
-    directory.parent.mkdir(parents=True, exist_ok=True)
     draft = directory.parent / f".{directory.name}.{os.getpid()}"
-    draft.mkdir()
+    files.make_folder(draft)
     try:
         weights, args = model.plain_weights()
         config = {"model_type": "pixword", TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
-        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        files.write_file(draft / "config.json", lambda file: file.write(_json(config)))
         _save_weights(weights, draft)
         if tokenizer is not None:
-            (draft / tokenizer.filename).write_bytes(tokenizer.contents)
-        os.replace(draft, directory)
+            contents = tokenizer.contents
+            files.write_file(draft / tokenizer.filename, lambda file: file.write(contents))
+        files.sync_folder(draft)
+        files.move(draft, directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return directory
-
-
-def read_safetensors(path: Path) -> dict[str, mx.array]:
-    """Read a safetensors file after checking that its header fits its size; raises `PixWordError`."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
-            header = json.loads(file.read(length)) if length <= size - 8 else None
-        end = max((v["data_offsets"][1] for k, v in (header or {}).items() if k != "__metadata__"), default=0)
-    except OSError as error:
-        raise PixWordError(f"{path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PixWordError(f"{path} is not a safetensors file") from error
-    if header is None or size - 8 - length < end:
-        raise PixWordError(f"{path} is truncated or not a safetensors file ({size:,} bytes); copy or download it again")
-    return dict(mx.load(str(path)))  # type: ignore[arg-type]
 
 
 def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
@@ -111,21 +102,52 @@ def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
 
 def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
     try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise PixWordError(f"{path} has more than {MAX_CONFIG:,} bytes, which no configuration needs")
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PixWordError(f"{path.parent} is no model directory: config.json: {error.strerror}") from error
-    except ValueError as error:
+    except PixWordError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise PixWordError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise PixWordError(f"{path} must hold a JSON object, got {type(config).__name__}")
     return config
 
 
-def _load_weights(model: PixWordModel, folder: Path) -> None:
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
+def _trained_queries(config: dict[str, Any], args: ModelArgs) -> int:
+    value = config.get(TRAINED_QUERIES, 0)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {value!r}")
+    return min(value, args.window_size**2 - 1)
+
+
+def _shards(folder: Path) -> list[Path]:
+    shards = sorted(folder.glob("model*.safetensors"))
+    if not shards:
         raise PixWordError(f"{folder} has no model.safetensors")
-    weights = {name: array for file in files for name, array in read_safetensors(file).items()}
+    return shards
+
+
+def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
+    """Compare the numbers that a configuration asks for with those there are, before anything is built for it."""
+    seen: dict[str, Path] = {}
+    there = 0
+    for shard in shards:
+        for name, entry in read_header(shard).items():
+            if name in seen:
+                raise PixWordError(f"{folder}: weight {name} is in {seen[name].name} and in {shard.name}")
+            seen[name] = shard
+            there += prod(entry.shape)
+    if parameters(args) > 10 * there + 10**7:
+        raise PixWordError(
+            f"{folder}: config.json describes a model of {parameters(args):,} parameters, the weights are {there:,}"
+        )
+
+
+def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None:
+    weights = {name: array for file in shards for name, array in read_safetensors(file).items()}
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(set(expected) ^ set(weights)):
         problem = "is missing" if name in expected else "is unknown"
@@ -155,11 +177,19 @@ def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
         shards[-1][name] = array
         room -= array.nbytes
     if len(shards) == 1:
-        mx.save_safetensors(str(folder / "model.safetensors"), shards[0], {"format": "mlx"})
+        _save_shard(folder / "model.safetensors", shards[0])
         return
     names = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
     for file, shard in zip(names, shards, strict=True):
-        mx.save_safetensors(str(folder / file), shard, {"format": "mlx"})
+        _save_shard(folder / file, shard)
     weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
     index = {"metadata": {"total_size": sum(a.nbytes for a in weights.values())}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    files.write_file(folder / "model.safetensors.index.json", lambda file: file.write(_json(index)))
+
+
+def _save_shard(path: Path, shard: dict[str, mx.array]) -> None:
+    files.write_file(path, lambda file: mx.save_safetensors(file, shard, {"format": "mlx"}))
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -45,6 +45,30 @@ def test_members_that_are_too_large(archive_path, monkeypatch):
         open_source(archive_path).parts(0)[0].rgb(8)
 
 
+def test_members_that_unpack_to_far_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 10_000)
+    path = write_zip(tmp_path / "a.zip", {"bomb.png": bytes(50_000), "good.png": png()})
+    source = open_source(path)
+    with pytest.raises(BadImage, match=r"^\d+ bytes that unpack to 50,000, as no image does$"):
+        source.parts(0)[0].rgb(8)
+    assert shown(source.parts(1)) == [RED]
+
+
+def test_archives_whose_members_share_their_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 1000)
+    path = write_zip(tmp_path / "a.zip", {f"{n}.png": bytes(50_000) for n in range(4)})
+    refused(r"a\.zip has \d+ bytes that unpack to 200,000, as no collection", open_source, path)
+
+
+def test_names_that_leave_the_archive_are_names_and_nothing_is_unpacked(tmp_path):
+    members = {"../up.png": png(), "/abs.png": png("blue"), "a/../../b.png": png()}
+    before = {"zip", "tar"}
+    for kind, write_archive in (("zip", write_zip), ("tar", write_tar)):
+        source = open_source(write_archive(tmp_path / f"in/a.{kind}", members))
+        assert len(source) == 3 and all(source.parts(n)[0].rgb(8).shape for n in range(3))
+    assert {path.name for path in tmp_path.rglob("*")} == {"in", *(f"a.{kind}" for kind in before)}
+
+
 def test_threads_read_one_archive_without_leaking(tmp_path):
     members = {f"{i:03}.png": png((i, 0, 0), (40, 40)) for i in range(100)}
     for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tar", members)):

@@ -1,6 +1,6 @@
 """Documents and batches: what each element predicts, where documents may be cut, and how rows are laid out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -20,11 +20,14 @@ from mlx_pixword.batch import (
     Document,
     ImageTokens,
     bucket,
+    bucket_rows,
     collate,
     make_document,
     split_document,
 )
 from mlx_pixword.errors import PixWordError
+from mlx_pixword.losses import loss_sums
+from mlx_pixword.model import PixWordModel
 from mlx_pixword.windows import to_windows
 
 V, K, W = 50, 64, 2  # words, pix tokens, window side
@@ -295,3 +298,36 @@ def test_there_are_few_buckets() -> None:
 @pytest.mark.parametrize("minimum", [1, 4, 8, 16, 64])
 def test_small_sizes_share_the_least_bucket(minimum: int) -> None:
     assert {bucket(size, minimum) for size in range(minimum + 1)} == {minimum}
+
+
+def test_compiled_steps_see_few_shapes() -> None:
+    """Batches of a mixed collection take ever fewer new shapes; with exact sizes nearly every batch is a new one."""
+    rng = np.random.default_rng(0)
+    shapes: dict[bool, list[int]] = {}
+    for exact in (False, True):
+        seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+        shapes[exact] = []
+        for number in range(400):
+            sizes = rng.integers(1, 13, (int(rng.integers(1, 7)), 2)).tolist()
+            rows = [[document(blank(h, w), list(range(6, 6 + h)))] for h, w in sizes]
+            batch = collate(rows, V, K, W, exact=exact, pixel_queries=1, seed=(number,))
+            seen.add(tuple((name, tuple(array.shape)) for name, array in batch.arrays().items()))
+            shapes[exact].append(len(seen))
+    assert shapes[False][-1] < 0.4 * shapes[True][-1]
+    assert shapes[False][399] - shapes[False][299] < 0.15 * 100
+
+
+def test_rows_are_padded_to_two_numbers_a_doubling() -> None:
+    assert [bucket_rows(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 16, 24]
+
+
+def test_padded_rows_say_nothing(small_model: Callable[..., PixWordModel]) -> None:
+    model = small_model(vocab_size=V, window_size=2, image_size=8)
+    a = model.args
+    rows = [[document([7, 8], image(3, 4))] for _ in range(5)]
+    sums = []
+    for exact in (True, False):
+        batch = collate(rows, a.vocab_size, a.num_pix, 2, exact=exact, pixel_queries=1)
+        assert batch.elements.shape[0] == (5 if exact else 6)
+        sums.append([value.item() for value in loss_sums(*model.forward(batch), batch, a.vocab_size)])
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)

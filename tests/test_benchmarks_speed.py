@@ -35,8 +35,9 @@ from workload import (
 
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
-from mlx_pixword.data.loader import Encoder, SkipLog
+from mlx_pixword.data.loader import Encoder
 from mlx_pixword.data.plates import PlateSource
+from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.tokenizer import train_tokenizer
 from mlx_pixword.training.settings import TrainArgs

@@ -89,3 +89,13 @@ def test_freed_memory_is_kept_where_glibc_would_give_it_back(
     monkeypatch.setattr(_blas.sys, "platform", system)
     _blas.keep_memory()
     assert calls == ([(-4, 0), (-1, 2**31 - 1)] if system == "linux" and knows else [])
+
+
+@pytest.mark.parametrize(("system", "knows"), [("linux", True), ("linux", False), ("darwin", True)])
+def test_free_memory_is_given_back_where_glibc_can(system: str, knows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    library = type("Library", (), {"malloc_trim": staticmethod(calls.append)} if knows else {})
+    monkeypatch.setattr(_blas.ctypes, "CDLL", lambda _path: library)
+    monkeypatch.setattr(_blas.sys, "platform", system)
+    _blas.release_memory()
+    assert calls == ([0] if system == "linux" and knows else [])

@@ -17,7 +17,7 @@ import mlx_pixword as pw
 from mlx_pixword.cli import run_command
 from mlx_pixword.convert import ConvertSettings, convert, main
 from mlx_pixword.errors import PixWordError
-from mlx_pixword.hub import read_safetensors
+from mlx_pixword.tensors import read_safetensors
 from mlx_pixword.tokenizer import train_tokenizer
 
 SIZES = {"D": 32, "heads": 4, "kv_heads": 2, "layers": 2, "image_layers": 2, "ffn": 48, "V": 11, "f": 64}
@@ -272,7 +272,7 @@ def test_a_number_type_that_mlx_does_not_know(tmp_path: Path) -> None:
     header = json.dumps({"norm.weight": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}).encode()
     upw = tmp_path / "upw.safetensors"
     upw.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    with pytest.raises(PixWordError, match=r"upw.safetensors: cannot be read: .*F99"):
+    with pytest.raises(PixWordError, match=r"upw.safetensors: .*no usable type.*F99"):
         convert(settings(upw, tmp_path / "out"))
 
 
@@ -280,7 +280,7 @@ def test_out_must_be_new_or_empty(checkpoint: Path, tmp_path: Path) -> None:
     for out in (tmp_path, checkpoint):
         with pytest.raises(PixWordError, match=r"exists and is not an empty folder"):
             convert(settings(checkpoint, out))
-    with pytest.raises(PixWordError, match=r"cannot be written"):
+    with pytest.raises(PixWordError, match=r"cannot create .*Not a directory"):
         convert(settings(checkpoint, checkpoint / "out"))
 
 

@@ -15,8 +15,9 @@ from mlx.utils import tree_flatten, tree_map
 import mlx_pixword as pw
 from mlx_pixword import likelihood
 from mlx_pixword.batch import IMAGE, NO_TARGET, Batch, Document, collate, draw_offsets
-from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.plates import PlateSource
+from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.kernels.conditional_attention import conditional_attention
 from mlx_pixword.losses import loss_sums, weighted_loss

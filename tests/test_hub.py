@@ -94,6 +94,17 @@ def test_hub_metadata_in_the_configuration_is_ignored(folder: Path) -> None:
         ({"fold_factor": 5}, "power of two"),
         ({"vocab_size": 7}, "asks for floats"),
         ({"dtype": "int8"}, "dtype must be one of"),
+        ({"num_layers": 10**6}, "describes a model of .* parameters, the weights are"),
+        ({"hidden_size": 2**30}, "describes a model of"),
+        ({"vocab_size": 2**31 - 1}, "describes a model of"),
+        ({"rope_theta": float("nan")}, "rope_theta must be positive"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps must be positive"),
+        ({"num_heads": -4}, "num_heads must be positive"),
+        ({"max_seq_len": 2**40}, "max_seq_len must be positive and below"),
+        ({"qk_norm": "yes"}, "qk_norm must be true or false"),
+        ({"_pixel_queries": -1}, "_pixel_queries must be an integer"),
+        ({"_pixel_queries": [3]}, "_pixel_queries must be an integer"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "unknown key 'auto_map'"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
@@ -125,7 +136,7 @@ def test_foreign_weights_are_named(folder: Path, content: bytes) -> None:
         pw.load(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100_000, " " * 2**21])
 def test_a_broken_configuration_is_named(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
     with pytest.raises(PixWordError, match=r"config\.json"):
@@ -156,6 +167,44 @@ def test_a_repository_is_downloaded_without_code(folder: Path, monkeypatch: pyte
     assert asked["name"] == "owner/name"
     assert asked["revision"] == "abc"
     assert set(asked["allow_patterns"]) == {"*.json", "*.safetensors", "tokenizer.model"}
+
+
+def test_a_weight_in_two_files_is_refused(folder: Path) -> None:
+    (folder / "model-2.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(PixWordError, match=r"is in model-2\.safetensors and in model\.safetensors"):
+        pw.load(folder)
+
+
+def test_weights_of_another_type_are_refused(folder: Path) -> None:
+    path = str(folder / "model.safetensors")
+    weights = dict(mx.load(path))
+    mx.save_safetensors(path, weights | {"norm.weight": weights["norm.weight"].astype(mx.int32)})
+    with pytest.raises(PixWordError, match=r"weight norm\.weight is .*int32"):
+        pw.load(folder)
+
+
+def test_offline_a_repository_that_was_never_downloaded_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PixWordError, match="no folder owner/name, and the hub gave no repository") as error:
+        pw.load("owner/name", revision="0123456789012345678901234567890123456789")
+    assert "\n" not in str(error.value)
+
+
+def test_offline_a_downloaded_revision_is_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789012345678901234567890123456789"
+    snapshots = tmp_path / "cache/models--owner--name/snapshots"
+    snapshots.mkdir(parents=True)
+    folder.rename(snapshots / commit)
+    (snapshots / commit / "evil.py").write_text("raise SystemExit('executed')")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    model, _ = pw.load("owner/name", revision=commit)
+    assert model.args.hidden_size == 32
+    with pytest.raises(PixWordError, match="owner/name"):
+        pw.load("owner/name", revision="f" * 40)
 
 
 def test_a_repository_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

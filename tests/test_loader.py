@@ -14,12 +14,15 @@ from PIL import Image
 
 from mlx_pixword.args import ModelArgs
 from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
+from mlx_pixword.data import cache as cache_module
 from mlx_pixword.data.base import Picture, Source
 from mlx_pixword.data.cache import TokenCache
-from mlx_pixword.data.loader import Encoder, Loader, SkipLog
+from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.open import open_split
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.settings import DataArgs
+from mlx_pixword.data.skips import SkipLog
+from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import BadImage, PixWordError
 from mlx_pixword.tokenizer import train_tokenizer
 
@@ -254,9 +257,8 @@ def test_bad_files_are_named_once_with_their_reason(tmp_path: Path) -> None:
 
 def test_too_many_bad_images_are_an_error(tmp_path: Path) -> None:
     skips = SkipLog(tmp_path / "skipped.jsonl")
-    for n in range(20):
-        skips.tried(f"{n}.png")
-        skips.tried(f"{n}.png")  # a second epoch counts nothing twice
+    for _ in range(20):
+        skips.tried()
     skips.skip("3.png", "torn")
     skips.check(0.05)
     skips.skip("4.png", "empty")
@@ -283,6 +285,65 @@ def test_data_without_a_single_good_document_is_an_error(count: int) -> None:
 def test_a_single_good_document_is_enough() -> None:
     stream = loader(Shots(range(60), bad=range(59))).batches()
     assert {says(rows[0][0]) for _, _, rows in itertools.islice(stream, 4)} == {"59"}
+
+
+def counted(skips: SkipLog, count: int, *start: int, **options: Any) -> list[tuple[int, int]]:
+    """Images tried and bad, batch by batch."""
+    stream = loader(Shots(range(25), bad=[3, 8]), skips=skips, **options).batches(*start)
+    return [(skips.tries, skips.count) for _ in itertools.islice(stream, count)]
+
+
+def test_what_is_counted_depends_on_the_batch_alone_and_on_no_thread() -> None:
+    one, five = counted(SkipLog(), 20), counted(SkipLog(), 20, threads=5)
+    assert one == five and one[0] == (10, one[0][1]) and one[-1] == (25, 2)  # a second epoch counts nothing twice
+
+
+def test_counting_goes_on_where_a_resumed_run_stood(tmp_path: Path) -> None:
+    skips = SkipLog(tmp_path / "skipped.jsonl")
+    skips.skip("notes.pdf", "not an image", bad=False)
+    everything = counted(skips, 20)
+    content = (tmp_path / "skipped.jsonl").read_bytes()
+    again = SkipLog(tmp_path / "again.jsonl")
+    again.skip("notes.pdf", "not an image", bad=False)
+    group, number = drawn(loader(Shots(range(25), bad=[3, 8])), 6)[-1][:2]
+    counted(again, 6)
+    size, tries = again.size, again.tries
+    counted(again, 14, group, number + 1)  # what a crash loses
+    with (tmp_path / "again.jsonl").open("ab") as file:
+        file.write(b'{"file": "torn')
+    resumed = SkipLog(tmp_path / "again.jsonl", size)
+    resumed.skip("notes.pdf", "not an image", bad=False)
+    resumed.restore(tries)
+    assert 0 < size < len(content)
+    assert counted(resumed, 14, group, number + 1) == everything[6:]
+    assert (tmp_path / "again.jsonl").read_bytes() == content
+
+
+def test_documents_are_named_for_messages() -> None:
+    assert loader(Shots([7]), Shots([8, 9])).read(2)[0].name == "shots, document 1 (9.png)"
+
+
+def test_a_malformed_document_costs_itself_and_not_the_run(tmp_path: Path) -> None:
+    for n in range(4):
+        (tmp_path / f"{n}.txt").write_text(f"text {n}")
+    (tmp_path / "1.txt").write_text("<|image|>a.png")
+    (tmp_path / "2.txt").write_text("<|image|>../../../etc/passwd<|/image|>")
+    (tmp_path / "3.txt").write_bytes(b"\xff\xfe")
+    skips = SkipLog(tmp_path / "skipped.jsonl")
+    batches = loader(open_source(tmp_path), skips=skips)
+    assert [len(batches.read(n)) for n in range(4)] == [1, 0, 0, 0]
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    for reason, words in zip(reasons, ("without <|/image|>", "--allow-outside", "not valid UTF-8"), strict=True):
+        assert words in reason
+    assert (skips.count, skips.tries) == (3, 3)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0", "\0" * 1000, "\ud800", "\u202e\ufeff", "<|image|" * 50])
+def test_odd_text_is_learnt_and_read_back(text: str) -> None:
+    tokenizer = train_tokenizer([text, "plain words"], 300)
+    ids = tokenizer.encode(text)
+    assert all(6 <= i < tokenizer.vocab_size or i == 0 for i in ids)
+    assert tokenizer.decode(ids) == text.replace("\ud800", "\ufffd")
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -364,6 +425,18 @@ def test_files_appear_whole_even_when_threads_keep_the_same_image(tmp_path: Path
         thread.join()
     assert not failures
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".windows"]  # no draft is left
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_module.os, "replace", full)
+    with pytest.raises(PixWordError, match=r"cannot write .*windows: No space left .* make room"):
+        seen(TokenCache(tmp_path, shape()), Shot(1, key="a"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:

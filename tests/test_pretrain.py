@@ -17,6 +17,7 @@ import mlx_pixword as pw
 from mlx_pixword.cli import run_command
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.pretrain import main, parse_command
+from mlx_pixword.tokenizer import train_tokenizer
 
 SMALL = {
     "image-size": 16, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1, "image-layers": 1,
@@ -30,6 +31,11 @@ def train(out: Path, *flags: object, steps: int = 3) -> list[dict[str, float]]:
     """Run `pretrain` and give its metrics."""
     main(["--out", str(out), "--steps", str(steps), *SMALL_FLAGS, *map(str, flags)])
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Metrics without clocks and memory."""
+    return [{k: v for k, v in m.items() if k not in ("tokens_per_second", "peak_gb", "active_gb")} for m in metrics]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -84,6 +90,7 @@ def test_a_run_on_built_in_plates_leaves_everything_promised(tmp_path: Path) -> 
         "config.yaml", "metrics.jsonl", "loss.png", "tokenizer.model", "samples/step-2.png", "samples/step-4.png",
         "samples/step-4-drawn.png",
         "checkpoints/step-2/model.safetensors", "checkpoints/step-4/optimizer.safetensors",
+        "checkpoints/step-2/manifest.json", "best/model.safetensors", "best/tokenizer.model",
         "final/config.json", "final/model.safetensors", "final/tokenizer.model",
     }  # fmt: skip
     assert [m["step"] for m in metrics if "word_loss" in m] == [1, 2, 3, 4]
@@ -153,8 +160,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, photos
     for step in ("step-6", "step-8"):
         shutil.rmtree(tmp_path / "cut/checkpoints" / step)  # as if it had ended after step 3
     resumed = train(tmp_path / "cut", *flags, "--resume", steps=8)
-    assert [m["step"] for m in resumed] == [m["step"] for m in whole]
-    assert [m.get("word_loss") for m in resumed] == [m.get("word_loss") for m in whole]
+    assert untimed(resumed) == untimed(whole)
     weights = [(tmp_path / name / "final/model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
 
@@ -166,8 +172,76 @@ def test_resume_without_a_run_starts_at_the_beginning(tmp_path: Path, capsys: py
 
 def test_a_resume_with_another_shape_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", steps=1)
-    with pytest.raises(PixWordError, match="another shape"):
+    with pytest.raises(PixWordError, match="num_layers 1, now 2"):
         train(tmp_path / "run", "--resume", "--num-layers", 2)
+
+
+def test_other_data_another_preset_or_tokenizer_are_refused_with_the_difference(tmp_path: Path, photos: Path) -> None:
+    data, out = write_jsonl(photos), tmp_path / "run"
+    train(out, "--data", data, "--no-pack", steps=1)
+    (tmp_path / "other.model").write_bytes(train_tokenizer(["other words"], 300).contents)
+    before = (out / "config.yaml").read_bytes()
+    for flags, difference in (
+        (["--data", photos], "now .*photos"),
+        ([], "data .*captions.jsonl .8 documents, .*, now built-in plates .digest"),
+        (["--data", data, "--data", data], "1 sources of data, now 2"),
+        (["--data", data, "--seed", 1], "seed 0, now 1"),
+        (["--data", data, "--pack"], "pack False, now True"),
+        (["--data", data, "--preset", "upw-120m"], "preset tiny, now upw-120m; fold_factor 32, now 16"),
+        (["--data", data, "--tokenizer", tmp_path / "other.model"], r"tokenizer \w{12}, now \w{12}"),
+    ):
+        with pytest.raises(PixWordError, match=f"step-1 is of another run: .*{difference}"):
+            train(out, "--no-pack", *flags, "--resume", steps=2)
+    assert (out / "config.yaml").read_bytes() == before
+    data.write_text(data.read_text().replace("picture 3", "picture X"))
+    with pytest.raises(PixWordError, match=r"captions\.jsonl"):
+        train(out, "--data", data, "--no-pack", "--resume", steps=2)
+
+
+def test_data_may_be_moved_and_harmless_settings_changed(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", "--data", photos, steps=1)
+    photos.rename(tmp_path / "moved")
+    flags = ["--data", tmp_path / "moved", "--threads", 1, "--learning-rate", 0.003]
+    metrics = train(tmp_path / "run", *flags, "--resume", steps=2)
+    assert [m["step"] for m in metrics] == [1, 1, 2, 2]
+    error = capsys.readouterr().err
+    assert "--resume: learning_rate 0.01, now 0.003" in error and "--resume: steps 1, now 2" in error
+    assert "threads" not in error
+
+
+def test_the_best_model_is_that_of_the_lowest_held_out_loss(tmp_path: Path, photos: Path) -> None:
+    flags = ["--data", photos, "--eval-every", 1, "--learning-rate", 3.0, "--zero-init"]
+    metrics = train(tmp_path / "run", *flags, steps=5)
+    losses = {m["step"]: m["heldout_loss"] for m in metrics if "heldout_loss" in m}
+    best = min(losses, key=losses.__getitem__)
+    assert best != 5
+    state = json.loads((tmp_path / "run/checkpoints/step-5/state.json").read_text())["progress"]
+    assert (state["best_step"], state["best_loss"]) == (best, losses[best])
+    again = train(tmp_path / "again", *flags, "--no-keep-best", steps=best)
+    assert again[-1]["heldout_loss"] == losses[best]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run/best", "run/final")]
+    assert weights[0] != weights[1] and not (tmp_path / "again/best").exists()
+
+
+def test_metrics_after_the_checkpoint_are_kept_apart(tmp_path: Path) -> None:
+    whole = train(tmp_path / "run", "--save-every", 2, steps=4)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-4")
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "torn')
+    resumed = train(tmp_path / "run", "--save-every", 2, "--resume", steps=4)
+    assert untimed(resumed) == untimed(whole)
+    dropped = (tmp_path / "run/metrics.dropped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in dropped[:-1]] == whole[2:] and dropped[-1].endswith("torn")
+
+
+def test_a_run_without_a_complete_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = train(tmp_path / "run", steps=1)
+    (tmp_path / "run/checkpoints/step-1/model.safetensors").write_bytes(b"")
+    assert untimed(train(tmp_path / "run", "--resume", steps=1)) == untimed(whole)
+    error = capsys.readouterr().err
+    assert "passing over" in error and "model.safetensors has 0 of" in error and "starting at step 0" in error
 
 
 # --- bad data ---------------------------------------------------------------------------------------------------------

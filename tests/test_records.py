@@ -17,7 +17,7 @@ from source_files import (
     write_zip,
 )
 
-from mlx_pixword.data import records
+from mlx_pixword.data import base, records
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import BadImage
 
@@ -147,3 +147,11 @@ def test_sources_can_be_read_from_threads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         documents = list(pool.map(lambda i: shown(source.parts(i)), np.tile(np.arange(50), 4)))
     assert documents == [[(i, 0, 0), str(i)] for i in range(50)] * 4
+
+
+def test_a_line_that_is_too_long_is_named_and_never_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_TEXT_BYTES", 100)
+    monkeypatch.setattr(base, "MAX_TEXT_BYTES", 100)
+    lines = ['{"text": "short"}', '{"text": "' + "long " * 100_000 + '"}']
+    path = write(tmp_path / "c.jsonl", "\n".join(lines))
+    refused(r"c\.jsonl, line 2: 101 bytes are too many for one document, the limit is 100; split it", open_source, path)

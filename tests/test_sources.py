@@ -3,6 +3,7 @@
 import pytest
 from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
 
+from mlx_pixword.data import sources
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.errors import BadImage
 
@@ -137,3 +138,27 @@ def test_images_that_are_no_folder(tmp_path, images):
     write(tmp_path / "file.png")
     path = write(tmp_path / "c.jsonl", '{"text": "x"}')
     refused("images must be a folder, a .zip or a .tar, got .*" + images, open_source, path, tmp_path / images)
+
+
+def test_digests_tell_collections_apart_wherever_they_lie(tmp_path):
+    def made(place, captions="a", extra=False):
+        folder = tmp_path / place
+        for name in ["1.png", "2.png", *(["3.png"] if extra else [])]:
+            write(folder / "images" / name)
+            write(folder / "texts" / name.replace("png", "txt"), f"{captions} {REFERENCE.format(name)}")
+        write(folder / "c.jsonl", "".join(f'{{"text": "{captions}{n}"}}\n' for n in range(2 + extra)))
+        write_zip(folder / "i.zip", {f"{n}.png": png() for n in range(2 + extra)})
+        sources = [open_source(folder / name) for name in ("images", "c.jsonl", "i.zip")]
+        return [source.digest() for source in [*sources, open_source(folder / "texts", folder / "images")]]
+
+    first = made("one")
+    assert first == made("elsewhere") and len(set(first)) == 4
+    assert all(one != two for one, two in zip(first, made("more", extra=True), strict=True))
+    assert [one != two for one, two in zip(first, made("words", "longer"), strict=True)] == [False, True, False, True]
+
+
+def test_a_text_that_is_too_long_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 100)
+    source = open_source(write(tmp_path / "a.txt", "x" * 101))
+    refused(r"a\.txt, 101 bytes are too many for one document", source.parts, 0)
+    refused(r"a\.txt, 101 bytes", list, source.texts())

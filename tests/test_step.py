@@ -10,8 +10,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_pixword.batch import Batch, collate
-from mlx_pixword.data.loader import Encoder, SkipLog
+from mlx_pixword.data.loader import Encoder
 from mlx_pixword.data.plates import PlateSource
+from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.model import PixWordModel
 from mlx_pixword.tokenizer import train_tokenizer
 from mlx_pixword.training import step as step_module

@@ -11,7 +11,9 @@ from typing import Protocol
 
 from ..errors import BadImage, PixWordError
 
-MAX_MEMBER_BYTES = 2**30  # no image within the pixel limit needs more; a zip bomb unpacks to more
+MAX_MEMBER_BYTES = 2**29  # no image within the pixel limit needs more; a zip bomb unpacks to more
+MAX_RATIO = 200  # unpacked to packed bytes; images are packed already, and blank ones are small
+FREE_BYTES = 2**24  # unpacked bytes of a member that no ratio is asked of
 
 _SUFFIXES = {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"}
 _HIDDEN = re.compile(r"(^|/)\.(?!\.?/)|^__MACOSX/")
@@ -65,6 +67,7 @@ class ZipArchive:
         self.path = path
         self._zip = zipfile.ZipFile(path)  # closes its file when it is collected
         self._lock = threading.Lock()
+        _check_total(path, sum(info.file_size for info in self._zip.infolist()))
         files = (info.filename for info in self._zip.infolist() if not info.is_dir())
         self.members = sorted({name for name in files if not is_hidden(name)})
         self.unusable: list[tuple[str, str]] = []
@@ -81,6 +84,8 @@ class ZipArchive:
         if info.flag_bits & 1:
             raise BadImage("encrypted")
         _check_size(info.file_size)
+        if info.file_size > max(FREE_BYTES, MAX_RATIO * info.compress_size):
+            raise BadImage(f"{info.compress_size:,} bytes that unpack to {info.file_size:,}, as no image does")
         try:
             with self._lock:
                 return self._zip.read(info)
@@ -134,6 +139,13 @@ class TarArchive:
 def _check_size(size: int) -> None:
     if size > MAX_MEMBER_BYTES:
         raise BadImage(f"{size:,} bytes are too many, the limit is {MAX_MEMBER_BYTES:,}")
+
+
+def _check_total(path: Path, size: int) -> None:
+    """Refuse an archive whose members, taken together, unpack to far more than it has: they share their bytes."""
+    packed = path.stat().st_size
+    if size > max(64 * FREE_BYTES, MAX_RATIO * packed):
+        raise PixWordError(f"{path} has {packed:,} bytes that unpack to {size:,}, as no collection of images does")
 
 
 def _refuse_compression(path: Path) -> None:

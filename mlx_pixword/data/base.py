@@ -1,9 +1,12 @@
 """What a source of documents is: the interfaces that the loader, the tests and new sources share."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+MAX_TEXT_BYTES = 2**24  # of one document; a longer one is a file of another kind, and stalls the tokenizer
 
 
 @runtime_checkable
@@ -50,3 +53,23 @@ class Source(Protocol):
     def texts(self) -> Iterator[str]:
         """The texts of all documents in order, without opening an image."""
         ...
+
+    def digest(self) -> str:
+        """SHA-256 of what the source lists, without opening an image: it changes with the documents or their order.
+
+        Where the source lies is no part of it, so that data may be moved. What lies inside an image is not read.
+        """
+        ...
+
+
+def too_long(size: int) -> str:
+    """Why a text of so many bytes is refused."""
+    return f"{size:,} bytes are too many for one document, the limit is {MAX_TEXT_BYTES:,}; split it"
+
+
+def digest_of(entries: Iterable[object]) -> str:
+    """SHA-256 of values in their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(repr(entry).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()

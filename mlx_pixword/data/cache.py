@@ -6,6 +6,7 @@ what it was made from.
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
 
@@ -14,6 +15,7 @@ import numpy as np
 from ..args import ModelArgs
 from ..batch import ImageTokens
 from ..errors import PixWordError
+from ..files import trouble
 from ..windows import num_windows, window_order
 
 VERSION = 1  # of the files' contents; a new number leaves old files unread
@@ -50,9 +52,15 @@ class TokenCache:
         return ImageTokens(windows, window_order(height, width, window_size)[1], height, width)
 
     def put(self, key: str, image: ImageTokens) -> None:
-        """Keep an image; readers see the whole file or none."""
+        """Keep an image; readers see the whole file or none. A full or closed disk raises `PixWordError`."""
         path = self._path(key)
-        path.parent.mkdir(exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.{get_ident()}.tmp")  # threads may keep the same image at once
-        np.concatenate([[image.height, image.width], image.windows.ravel()]).astype(self._dtype).tofile(draft)
-        os.replace(draft, path)
+        values = np.concatenate([[image.height, image.width], image.windows.ravel()]).astype(self._dtype)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            draft.write_bytes(values.tobytes())
+            os.replace(draft, path)
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise trouble("write", path, error) from error

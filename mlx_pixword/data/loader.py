@@ -3,13 +3,10 @@
 Documents come in groups. A group is a pure function of (seed, group number): no thread's timing changes it.
 """
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,54 +17,11 @@ from ..processor import tokens_of
 from ..tokenizer import Tokenizer
 from .base import Picture, Source
 from .cache import TokenCache
+from .decoders import Decoders
 from .pack import Row, plan_batches
+from .skips import SkipLog, SkipNotes
 
 LOOKAHEAD = 64  # documents that are decoded ahead at the least, so that small groups keep the threads busy
-
-
-class SkipLog:
-    """Names every file that is left out, once, with its reason; counts the share of images that are bad."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path, self._lock = path, Lock()
-        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-        self._named = {json.loads(line)["file"] for line in lines}  # by the run that is resumed
-        self._tried: set[int] = set()
-        self._bad: dict[str, str] = {}
-
-    def tried(self, name: str) -> None:
-        with self._lock:
-            self._tried.add(hash(name))
-
-    def skip(self, name: str, reason: str, *, bad: bool = True) -> None:
-        """Leave a file out; ``bad=False`` for a file that never was an image."""
-        with self._lock:
-            if name in self._bad:
-                return
-            self._bad[name] = reason if bad else ""
-            if self._path is not None and name not in self._named:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"file": name, "reason": reason}) + "\n")
-
-    @property
-    def count(self) -> int:
-        """Bad images so far."""
-        with self._lock:
-            return sum(map(bool, self._bad.values()))
-
-    def check(self, max_bad: float) -> None:
-        """Raise `PixWordError` when more than the fraction ``max_bad`` of the images tried are bad."""
-        if self.count > max_bad * max(1, len(self._tried)):
-            raise PixWordError(
-                f"{self.count} of {len(self._tried)} images are bad, more than --max-bad {max_bad}{self.first()}"
-            )
-
-    def first(self) -> str:
-        """The first bad image and its reason as the end of a message; empty if there is none."""
-        with self._lock:
-            bad = [(name, reason) for name, reason in self._bad.items() if reason][:1]
-        where = f"; all are named in {self._path}" if self._path else ""
-        return "".join(f": the first is {name}: {reason}{where}" for name, reason in bad)
 
 
 @dataclass(frozen=True)
@@ -78,6 +32,7 @@ class Encoder:
     tokenizer: Tokenizer | None
     skips: SkipLog
     cache: TokenCache | None = None
+    decoders: Decoders | None = None  # or pictures are decoded in this process
 
     def __call__(self, parts: Sequence[str | Picture], captioned: bool = False) -> list[Document]:
         """Encode one document; a bad image is left out, and with it a caption that has no other image."""
@@ -95,12 +50,14 @@ class Encoder:
 
     def image(self, picture: Picture) -> ImageTokens | None:
         """Windows of a picture, from the cache where it has them; None, and named, if the picture is bad."""
-        self.skips.tried(picture.name)
+        self.skips.tried()
         key = picture.cache_key if self.cache else None
         if self.cache and key and (image := self.cache.get(key)):
             return image
         try:
-            image = tokens_of(picture.rgb(self.args.image_size), self.args)
+            size = self.args.image_size
+            rgb = self.decoders.rgb(picture, size) if self.decoders else picture.rgb(size)
+            image = tokens_of(rgb, self.args)
         except BadImage as error:
             self.skips.skip(picture.name, str(error))
             return None
@@ -156,13 +113,28 @@ class Loader:
 
     def read(self, index: int) -> list[Document]:
         """The document at a global index, encoded; an empty list if it had to be skipped."""
+        return self._read(index, self.encoder)
+
+    def _read(self, index: int, encoder: Encoder) -> list[Document]:
         number = 0 if self._endless else int(np.searchsorted(self._ends, index, side="right"))
         source = self.sources[number]
         local = index - (int(self._ends[number - 1]) if number else 0)
-        parts = source.parts(local)
+        try:
+            parts = source.parts(local)
+        except PixWordError as error:  # a malformed text or reference costs its document, and not the run
+            encoder.skips.tried()
+            encoder.skips.skip(f"{source.name}, document {local}", str(error))
+            return []
         if source.captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
             parts = parts[::-1]
-        return self.encoder(parts, source.captioned)
+        pictures = [part.name for part in parts if not isinstance(part, str)]
+        name = f"{source.name}, document {local}{f' ({pictures[0]})' if pictures else ''}"
+        return [replace(piece, name=name) for piece in encoder(parts, source.captioned)]
+
+    def _read_apart(self, index: int, first_time: bool) -> tuple[list[Document], SkipNotes]:
+        """A document, and notes on its images: threads must not write them, or their timing would show."""
+        notes = SkipNotes(first_time)
+        return self._read(index, replace(self.encoder, skips=notes)), notes
 
     def indices(self, group: int) -> list[int]:
         """Global indices of a group's documents: epoch after epoch, each in an order of its own."""
@@ -183,16 +155,26 @@ class Loader:
         """The epoch in which a group begins; 0 for an endless source."""
         return 0 if self._keep is None else group * self.group_size // len(self._keep)
 
+    def _submit(self, pool: ThreadPoolExecutor, group: int) -> list[Future[tuple[list[Document], SkipNotes]]]:
+        places = range(group * self.group_size, (group + 1) * self.group_size)
+        first_time = [self._keep is None or place < len(self._keep) for place in places]
+        return [pool.submit(self._read_apart, *each) for each in zip(self.indices(group), first_time, strict=True)]
+
     def batches(self, group: int = 0, skip: int = 0) -> Iterator[tuple[int, int, list[Row]]]:
         """Batches from batch ``skip`` of ``group`` on, for ever: ``(group, number in the group, rows)``."""
         unused = 0  # documents since the last one that could be used
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-            ahead: deque[list[Future[list[Document]]]] = deque()
+            ahead: deque[list[Future[tuple[list[Document], SkipNotes]]]] = deque()
             try:
                 while True:
                     while len(ahead) < max(2, -(-LOOKAHEAD // self.group_size)):
-                        ahead.append([pool.submit(self.read, i) for i in self.indices(group + len(ahead))])
-                    documents = [piece for future in ahead.popleft() for piece in future.result()]
+                        ahead.append(self._submit(pool, group + len(ahead)))
+                    documents: list[Document] = []
+                    for future in ahead.popleft():
+                        pieces, notes = future.result()
+                        if not skip:  # or the run that is resumed has counted this group
+                            notes.replay(self.encoder.skips)
+                        documents += pieces
                     unused = 0 if documents else unused + self.group_size
                     if self._keep is not None and unused >= 2 * len(self._keep):  # a whole epoch lies in between
                         first = self.encoder.skips.first()

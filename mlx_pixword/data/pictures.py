@@ -28,6 +28,10 @@ class FilePicture:
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror or error}") from None
 
+    def encoded(self) -> Path:
+        """See ``EncodedPicture.encoded``."""
+        return self.path
+
 
 class ArchivePicture:
     """A member of an archive, read without unpacking. ``cache_key`` covers the archive's file and the member."""
@@ -40,7 +44,11 @@ class ArchivePicture:
 
     def rgb(self, image_size: int) -> np.ndarray:
         """See ``Picture.rgb``; a missing, encrypted or damaged member is a ``BadImage`` too."""
-        return decode_image(BytesIO(self.archive.read(self.member)), image_size)
+        return decode_image(BytesIO(self.encoded()), image_size)
+
+    def encoded(self) -> bytes:
+        """See ``EncodedPicture.encoded``; a missing, encrypted or damaged member is a ``BadImage``."""
+        return self.archive.read(self.member)
 
 
 def _cache_key(path: Path, *member: str) -> str | None:

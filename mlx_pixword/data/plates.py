@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import PixWordError
 from ..images import fit_rgb
-from .base import Picture
+from .base import Picture, digest_of
 
 WIDTH, HEIGHT = 28, 12  # pixels
 FONT_SIZES = (10, 11, 12)  # pixels an em; smaller digits cannot be told apart
@@ -116,3 +116,7 @@ class PlateSource:
     def texts(self) -> Iterator[str]:
         """Two hundred captions: enough to see every character."""
         return (self.plate(i).text for i in range(200))
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of([self.seed, self.reserved, self.colors])

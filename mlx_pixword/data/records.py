@@ -1,5 +1,6 @@
 """Documents kept as JSON records: ``.jsonl`` and LLaVA's JSON array. Records are found by offset, never all held."""
 
+import hashlib
 import json
 import re
 from array import array
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import PixWordError
-from .base import Picture
+from .base import MAX_TEXT_BYTES, Picture, too_long
 from .references import parse_references
 
 Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
@@ -45,6 +46,7 @@ class RecordFile:
         self.unusable: list[tuple[str, str]] = []
         self._path, self._resolve, self._to_parts = path, resolve, to_parts
         self._unit = "line" if scan is scan_lines else "record"
+        self._digest = hashlib.sha256()
         self._spans = self._index(scan)  # int64 [documents, 3]: first byte, end, number
 
     def __len__(self) -> int:
@@ -59,6 +61,10 @@ class RecordFile:
         for index in range(len(self)):
             yield from (part for part in self._read(index, _no_picture) if part is not None)
 
+    def digest(self) -> str:
+        """See ``Source.digest``: every record's bytes."""
+        return self._digest.hexdigest()
+
     def _index(self, scan: Scan) -> np.ndarray:
         spans = array("q")
         try:
@@ -68,6 +74,7 @@ class RecordFile:
                     self._convert(record, number, _no_picture)
                     self.captioned &= "image" in record
                     spans.extend((start, end, number))
+                    self._digest.update(raw)
         except BrokenArray as error:
             raise PixWordError(f"{self._path} is no JSON array of records: {error}") from None
         except OSError as error:
@@ -87,6 +94,8 @@ class RecordFile:
         return self._convert(self._parse(raw, number), number, resolve)
 
     def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
+        if len(raw) > MAX_TEXT_BYTES:
+            raise self._error(number, too_long(len(raw)))
         try:
             record = json.loads(raw.decode("utf-8-sig"))
         except UnicodeDecodeError:
@@ -130,9 +139,9 @@ def llava_parts(record: dict[str, Any], resolve: Callable[[str], Any]) -> list[A
 
 
 def scan_lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """Spans, line numbers and bytes of the lines that are not blank."""
+    """Spans, line numbers and bytes of the lines that are not blank; of a line that is too long, the beginning."""
     start = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(MAX_TEXT_BYTES + 1), b""), 1):
         if line.strip():
             yield start, start + len(line), number, line
         start += len(line)

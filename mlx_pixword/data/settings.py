@@ -30,13 +30,16 @@ class DataArgs:
     batch_tokens: int = setting(256, "words and windows a micro-batch, padding included")
     pack: bool = setting(True, "put several documents into one row (they never see each other)")
     group_size: int = setting(256, "documents that are shuffled and laid out together")
-    threads: int = setting(2, "decoding threads")
+    threads: int = setting(2, "decoding threads, each with a process that decodes for it")
+    decode_seconds: float = setting(20.0, "processor time that decoding an image file may take")
     max_bad: float = setting(0.05, "largest fraction of bad images, judged at the end of an epoch or of the run")
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "group_size", "threads"):
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.decode_seconds < float("inf"):
+            raise PixWordError(f"decode_seconds must be positive, got {self.decode_seconds}")
         for name in ("max_bad", "caption_first"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PixWordError(f"{name} must lie in 0..1, got {getattr(self, name)}")

@@ -9,7 +9,7 @@ from typing import TypeVar
 from ..errors import PixWordError
 from ..images import IMAGE_SUFFIXES
 from .archives import is_archive, is_hidden, open_archive
-from .base import Picture, Source
+from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
 from .pictures import ArchivePicture, FilePicture
 from .records import RecordFile, caption_parts, llava_parts, scan_array, scan_lines
 from .references import IMAGE_START, image_opener, parse_references, resolve_reference
@@ -88,6 +88,10 @@ class Images:
         """See ``Source.texts``: there are none."""
         return iter(())
 
+    def digest(self) -> str:
+        """See ``Source.digest``: the members' names."""
+        return digest_of(self._members)
+
 
 class TextFiles:
     """A source of UPW text files: one file a document.
@@ -124,6 +128,10 @@ class TextFiles:
         """See ``Source.texts``."""
         for path in self._paths:
             yield from (part for part in _parse_file(path, lambda _: None) if part is not None)
+
+    def digest(self) -> str:
+        """See ``Source.digest``: the files' names and sizes."""
+        return digest_of((os.path.relpath(path, self.name), _size(path)) for path in self._paths)
 
 
 def _open_folder(path: Path, images: Path | None, allow_outside: bool) -> Source:
@@ -182,15 +190,25 @@ def _text_opener(images: Path | None, allow_outside: bool) -> Callable[[Path], C
     return lambda _: opener
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a text that cannot be read is reported when its turn comes
+
+
 def _has_marks(path: Path) -> bool:
     try:
-        return IMAGE_START.encode() in path.read_bytes()
+        with path.open("rb") as file:
+            return IMAGE_START.encode() in file.read(MAX_TEXT_BYTES)
     except OSError:
         return False  # a text that cannot be read is reported when its turn comes
 
 
 def _parse_file(path: Path, resolve: Callable[[str], T]) -> list[str | T]:
     try:
+        if (size := path.stat().st_size) > MAX_TEXT_BYTES:
+            raise PixWordError(too_long(size))
         return parse_references(path.read_text(encoding="utf-8-sig"), resolve)
     except UnicodeDecodeError as error:
         raise PixWordError(f"{path} is not valid UTF-8 at byte {error.start}; save it as UTF-8") from None

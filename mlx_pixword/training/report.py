@@ -2,16 +2,19 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import PixWordError
+from ..files import append_text, replace_file
 
 Metrics = Mapping[str, float | int]
+MOST_POINTS = 2000  # of a curve in loss.png
 
 
 class Reporter:
@@ -46,8 +49,7 @@ class Reporter:
 
     def write(self, metrics: Metrics) -> None:
         """Append one line to `metrics.jsonl`."""
-        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(metrics)) + "\n")
+        append_text(self._folder / "metrics.jsonl", json.dumps(dict(metrics)) + "\n")
         for writer in self._writers:
             writer.write(metrics)
 
@@ -95,16 +97,51 @@ def services(report_to: list[str]) -> list[str]:
     return names
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`."""
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def keep_metrics(folder: Path, step: int) -> None:
-    """Drop lines after ``step``: a resumed run writes them anew."""
-    kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    """Move lines after ``step`` to `metrics.dropped.jsonl`: a resumed run writes them anew, unless settings changed."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    dropped = [line for line in lines if not _is_up_to(line, step)]
+    if dropped:
+        append_text(folder / "metrics.dropped.jsonl", "".join(line + "\n" for line in dropped))
+        kept = [line for line in lines if _is_up_to(line, step)]
+        replace_file(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    """Whether a line of metrics is whole and of a step up to ``step``; power cuts leave lines in part."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+class _Curve:
+    """Points of a curve, at most ``MOST_POINTS``: of a long run every second, fourth, .. one, evenly from the start."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float]] = []
+        self._every = self._seen = 0
+
+    def add(self, step: float, value: float) -> None:
+        if self._seen % (1 << self._every) == 0:
+            self.points.append((step, value))
+        self._seen += 1
+        if len(self.points) > MOST_POINTS:
+            self.points, self._every = self.points[::2], self._every + 1
+
+
+def _curves(folder: Path, names: Iterable[str]) -> dict[str, list[tuple[float, float]]]:
+    """Points of the curves in `metrics.jsonl`, line by line: memory does not grow with the run."""
+    curves = {name: _Curve() for name in names}
+    path = folder / "metrics.jsonl"
+    with path.open(encoding="utf-8") if path.exists() else StringIO() as file:
+        for line in file:
+            values = json.loads(line)
+            for name in curves.keys() & values.keys():
+                if math.isfinite(values[name]):
+                    curves[name].add(values["step"], values[name])
+    return {name: curve.points for name, curve in curves.items()}
 
 
 def plot_losses(folder: Path) -> Path:
@@ -112,21 +149,21 @@ def plot_losses(folder: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = read_metrics(folder)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="nats a target", title="Loss")
-    for name, label, style in (
+    curves = (
         ("word_loss", "words, training", "C0-"),
         ("boundary_loss", "boundary pixels, training", "C1-"),
         ("dense_loss", "all other pixels, training", "C2-"),
         ("heldout_word_loss", "words, held out", "C0o--"),
         ("heldout_boundary_loss", "boundary pixels, held out", "C1o--"),
         ("heldout_dense_loss", "all other pixels, held out", "C2o--"),
-    ):
-        points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4, linewidth=1.2)
+    )
+    points = _curves(folder, [name for name, _, _ in curves])
+    for name, label, style in curves:
+        if points[name]:
+            axes.plot(*zip(*points[name], strict=True), style, label=label, markersize=4, linewidth=1.2)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

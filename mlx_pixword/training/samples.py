@@ -42,6 +42,11 @@ class LossMeter:
         """``word_loss``, ``boundary_loss`` and ``dense_loss``; a part without targets is left out."""
         return mean_losses(self._totals)
 
+    def loss(self, word_weight: float, boundary_weight: float, dense_weight: float) -> float:
+        """The objective of training over all documents: weighted nats by all targets; not a number without any."""
+        nats = np.dot(self._totals[::2], [word_weight, boundary_weight, dense_weight])
+        return float(nats / self._totals[1::2].sum()) if self._totals[1::2].sum() else float("nan")
+
 
 def mean_losses(sums: Sequence[float] | LossSums | np.ndarray) -> dict[str, float]:
     """``word_loss``, ``boundary_loss`` and ``dense_loss`` from sums; a part without targets is left out."""

@@ -1,4 +1,4 @@
-"""One optimiser step: gradients of one or more micro-batches, clipped, then applied.
+"""One optimiser step: gradients of one or more micro-batches, looked at, clipped, then applied.
 
 On a CPU MLX runs most operations on one thread a stream, so micro-batches are dealt out to several streams.
 """
@@ -21,41 +21,61 @@ from ..errors import PixWordError
 from ..losses import LossSums, loss_sums, weighted_loss
 from ..model import Layer, PixWordModel
 from .chunks import Gradient, Objective, make_chunked_gradient
+from .numbers import LossScale
+from .ranks import Ranks
 from .settings import TrainArgs
 
 Step = Callable[[Sequence[Batch]], tuple[LossSums, mx.array]]
 
 
-def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) -> Step:
+def make_step(
+    model: PixWordModel,
+    optimizer: optim.Optimizer,
+    args: TrainArgs,
+    scale: LossScale | None = None,
+    ranks: Ranks | None = None,
+) -> Step:
     """Build the training step.
+
+    Args:
+        model: float32 weights.
+        optimizer: of the model.
+        args: how to compute the step.
+        scale: of the loss; its ``value`` may change between steps.
+        ranks: that compute the step together, each with micro-batches of its own; the update is the same on all.
 
     Returns:
         ``step(batches)``: updates the model with the gradient of all micro-batches together and returns the sums of
-        the objective and the gradient's norm before clipping. The update is not evaluated yet; micro-batches are, as
-        many at a time as there are streams, and so are chunks of windows.
+        the objective and the gradient's norm before clipping. If one of these is not finite, nothing is updated
+        (`is_finite`). The update is not evaluated yet; gradients are, of as many micro-batches at a time as there are
+        streams, and so are chunks of windows.
     """
+    scale, ranks = scale or LossScale(), ranks or Ranks()
     if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
         raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
     objective, streams = _objective(model, args), _streams(args)
     gradient: Gradient = nn.value_and_grad(model, objective)
     compiled = _compiles(args.compile)
 
-    def update(grads: Any) -> mx.array:
-        grads, norm = optim.clip_grad_norm(grads, args.clip_norm)
+    def clip(grads: Any, inverse: mx.array) -> tuple[Any, mx.array]:
+        clipped: tuple[Any, mx.array] = optim.clip_grad_norm(tree_map(lambda g: g * inverse, grads), args.clip_norm)
+        return clipped
+
+    def update(grads: Any) -> None:
         optimizer.update(model, grads)
-        return norm
 
     if compiled:
         optimizer.init(model.trainable_parameters())  # before compiling, so that its state is captured whole
         state = [model.state, optimizer.state]
         gradient = mx.compile(gradient, inputs=[model.state], outputs=[model.state])
-        update = mx.compile(update, inputs=state, outputs=state)
+        clip, update = mx.compile(clip), mx.compile(update, inputs=state, outputs=state)
     chunked = make_chunked_gradient(model, objective, args.window_chunk, streams, compiled)
     if args.window_chunk:
         streams = streams[:1]  # chunks are dealt out to all of them, so micro-batches wait for each other
 
     def step(batches: Sequence[Batch]) -> tuple[LossSums, mx.array]:
-        normalizer = mx.array(float(sum(batch.num_targets for batch in batches)))
+        targets = ranks.total(mx.array(float(sum(batch.num_targets for batch in batches))))
+        normalizer = targets / (ranks.size * scale.value)  # the mean over ranks becomes the sum over all batches
         total: Any = None
         for start in range(0, len(batches), len(streams)):
             if total is not None:
@@ -66,9 +86,20 @@ def make_step(model: PixWordModel, optimizer: optim.Optimizer, args: TrainArgs) 
                     (_, sums), grads = (chunked if in_chunks else gradient)(batch.arrays(), normalizer)
                 total = (sums, grads) if total is None else tree_map(mx.add, total, (sums, grads))
         sums, grads = total
-        return sums, update(grads)
+        if ranks.size > 1:
+            sums, grads = LossSums(*ranks.total(mx.stack([*sums]))), ranks.average(grads)
+        grads, norm = clip(grads, mx.array(1 / scale.value))
+        mx.eval(sums, norm, grads)
+        if is_finite(sums, norm):
+            update(grads)
+        return sums, norm
 
     return step
+
+
+def is_finite(sums: LossSums, norm: mx.array) -> bool:
+    """True if neither a loss nor the gradient's norm is infinite or not a number: the step made its update."""
+    return bool(mx.all(mx.isfinite(mx.stack([*sums, norm]))).item())
 
 
 def _objective(model: PixWordModel, args: TrainArgs) -> Objective:
@@ -91,6 +122,12 @@ def checkpoint_layers(layers: Sequence[Layer]) -> None:
     """Recompute the inside of layers in the backward pass instead of keeping it in memory."""
     for layer in layers:
         layer.recompute = True
+
+
+def bound_cache(args: TrainArgs) -> None:
+    """Bound what MLX keeps of freed memory on a GPU; on a CPU MLX bounds it by 32 MB itself."""
+    if mx.default_device() != mx.cpu:
+        mx.set_cache_limit(int(args.free_memory_gb * 1e9))
 
 
 def prepare_streams(args: TrainArgs) -> None:

@@ -1,0 +1,75 @@
+"""The process that decodes images for `decoders`: it reads requests from standard input until there are no more.
+
+A request is `REQUEST` and a path or a file's bytes; an answer is `ANSWER` and pixels ``[h, w, 3]`` or a reason.
+It dies by a signal if a file takes longer than the limit, whether or not its parent is alive, and ends with its parent.
+"""
+
+import resource
+import signal
+import struct
+import sys
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import BadImage
+from ..images import decode_image
+
+REQUEST = struct.Struct("<cIdQ")  # PATH or BYTES, image size, seconds of processor time, bytes that follow
+ANSWER = struct.Struct("<cIIQ")  # PIXELS or REASON, height, width, bytes that follow
+PATH, BYTES, PIXELS, REASON = b"p", b"b", b"i", b"r"
+MAX_MEMORY = 4 * 2**30  # address space; a file within the pixel limit needs about a quarter
+
+
+def main() -> None:
+    """Answer requests until the parent closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and the parent decides
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    source, target = sys.stdin.buffer, sys.stdout.buffer
+    with suppress(BrokenPipeError):
+        while len(header := source.read(REQUEST.size)) == REQUEST.size:
+            kind, image_size, seconds, length = REQUEST.unpack(header)
+            payload = source.read(length)
+            set_limit(seconds)
+            answer = _answer(kind, payload, image_size)
+            set_limit(0)
+            _send(target, answer)
+
+
+def set_limit(seconds: float) -> None:
+    """Let the kernel end this process after so much processor time, or much more time by the clock; 0 lifts it."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, wall_limit(seconds) if seconds else 0)
+
+
+def wall_limit(seconds: float) -> float:
+    """By the clock: a busy machine may be slow, but a pipe that never ends uses no processor time."""
+    return 5 * seconds + 1
+
+
+def _answer(kind: bytes, payload: bytes, image_size: int) -> tuple[bytes, int, int, bytes]:
+    try:
+        if kind == PATH:
+            with Path(payload.decode("utf-8", "surrogateescape")).open("rb") as file:
+                rgb = decode_image(file, image_size)
+        else:
+            rgb = decode_image(BytesIO(payload), image_size)
+    except FileNotFoundError:
+        return REASON, 0, 0, b"file not found"
+    except (BadImage, OSError, MemoryError) as error:
+        text = str(error) if isinstance(error, BadImage) else f"cannot be read: {_reason(error)}"
+        return REASON, 0, 0, text.encode("utf-8", "replace")
+    return PIXELS, rgb.shape[0], rgb.shape[1], rgb.tobytes()
+
+
+def _reason(error: OSError | MemoryError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _send(target: BinaryIO, answer: tuple[bytes, int, int, bytes]) -> None:
+    kind, height, width, payload = answer
+    target.write(ANSWER.pack(kind, height, width, len(payload)))
+    target.write(payload)
+    target.flush()

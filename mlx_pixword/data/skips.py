@@ -1,0 +1,100 @@
+"""Files that are left out: named once with the reason, and counted."""
+
+import json
+from pathlib import Path
+from threading import Lock
+
+from ..errors import PixWordError
+from ..files import append_text, replace_file
+
+
+class SkipLog:
+    """Names every file that is left out, once, with its reason; counts the share of images that are bad.
+
+    Args:
+        path: `skipped.jsonl`, or None to keep no file.
+        size: bytes of the file that count, on a resumed run; what follows was written after its checkpoint, and goes.
+            None for all whole lines.
+    """
+
+    def __init__(self, path: Path | None = None, size: int | None = None) -> None:
+        self._path, self._lock, self._tried = path, Lock(), 0
+        self._bad: dict[str, str] = {}
+        self._named: dict[str, str] = {}  # by the run that is resumed
+        if path is not None and path.exists():
+            content = path.read_bytes()
+            whole = content[: size if size is not None else len(content)]
+            whole = whole[: whole.rfind(b"\n") + 1]
+            if whole != content:
+                replace_file(path, whole)
+            lines = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+            self._named = {line["file"]: line["reason"] for line in lines}
+
+    def tried(self, count: int = 1) -> None:
+        with self._lock:
+            self._tried += count
+
+    def skip(self, name: str, reason: str, *, bad: bool = True) -> None:
+        """Leave a file out; ``bad=False`` for a file that never was an image."""
+        with self._lock:
+            if name in self._bad:
+                return
+            self._bad[name] = reason if bad else ""
+            if self._path is not None and name not in self._named:
+                append_text(self._path, json.dumps({"file": name, "reason": reason}) + "\n")
+
+    def restore(self, tried: int) -> None:
+        """Go on counting where a checkpoint stood: images tried then, and as bad all files that its run had named."""
+        self._tried = tried
+        self._bad = self._named | self._bad
+
+    @property
+    def count(self) -> int:
+        """Bad images so far."""
+        with self._lock:
+            return sum(map(bool, self._bad.values()))
+
+    @property
+    def tries(self) -> int:
+        """Images tried so far, each once."""
+        return self._tried
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
+
+    def check(self, max_bad: float) -> None:
+        """Raise `PixWordError` when more than the fraction ``max_bad`` of the images tried are bad."""
+        if self.count > max_bad * max(1, self._tried):
+            raise PixWordError(
+                f"{self.count} of {self._tried} images are bad, more than --max-bad {max_bad}{self.first()}"
+            )
+
+    def first(self) -> str:
+        """The first bad image and its reason as the end of a message; empty if there is none."""
+        with self._lock:
+            bad = [(name, reason) for name, reason in self._bad.items() if reason][:1]
+        where = f"; all are named in {self._path}" if self._path else ""
+        return "".join(f": the first is {name}: {reason}{where}" for name, reason in bad)
+
+
+class SkipNotes(SkipLog):
+    """What is noted of one document while a thread decodes it; the log proper takes it when the document's turn comes.
+
+    Args:
+        first_time: whether the document is read for the first time: images that are read again count once.
+    """
+
+    def __init__(self, first_time: bool = True) -> None:
+        super().__init__()
+        self._first_time = first_time
+
+    def tried(self, count: int = 1) -> None:
+        self._tried += count * self._first_time
+
+    def replay(self, log: SkipLog) -> None:
+        """Give the notes to a log."""
+        log.tried(self._tried)
+        for name, reason in self._bad.items():
+            log.skip(name, reason)

@@ -1,0 +1,168 @@
+"""Files that survive a crash, a full disk and a power cut: written beside their place, flushed, then renamed.
+
+Every operation passes through `perform`, which names the path of one that fails; a test can stop it at any of them.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from .errors import PixWordError
+
+T = TypeVar("T")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class DiskTrouble(PixWordError):
+    """A file or folder could not be written, moved or removed; the message names it and what is needed."""
+
+
+def perform(verb: str, path: Path, action: Callable[[], T]) -> T:
+    """Run one operation on a file; an `OSError` becomes `DiskTrouble`, such as "cannot write a/b: ..."."""
+    try:
+        return action()
+    except OSError as error:
+        raise trouble(verb, path, error) from error
+
+
+def trouble(verb: str, path: Path, error: OSError) -> DiskTrouble:
+    """What failed, on which path, and what is needed."""
+    advice = ""
+    if error.errno in _FULL:
+        advice = f" ({free_bytes(path):,} bytes free); make room"
+    elif error.errno in _CLOSED:
+        advice = "; make it writable or choose another folder"
+    return DiskTrouble(f"cannot {verb} {path}: {error.strerror or error}{advice}")
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the disk that holds a path, or would; 0 if that cannot be found out."""
+    for place in (path, *path.parents):
+        if place.exists():
+            try:
+                return shutil.disk_usage(place).free
+            except OSError:
+                return 0
+    return 0
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file with ``write(file)``; when this returns, its bytes are on the disk."""
+    file = perform("create", path, lambda: path.open("wb"))
+    try:
+        perform("write", path, lambda: write(file))
+        perform("write", path, lambda: _flush(file))
+    except BaseException:
+        with suppress(OSError):  # closing would try to write what is left once more
+            file.close()
+        raise
+    file.close()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file that is there as a whole or as it was before."""
+    draft = path.with_name(f".{path.name}.draft")
+    write_file(draft, lambda file: file.write(content))
+    move(draft, path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, unless it is there."""
+    perform("create", path, lambda: path.mkdir(parents=True, exist_ok=True))
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename, on the disk when this returns."""
+    perform("move", target, lambda: os.replace(source, target))
+    sync_folder(target.parent)
+
+
+def publish(draft: Path, target: Path) -> None:
+    """Give a finished folder its name; a folder that has it is removed afterwards (`settle` mends a crash between)."""
+    sync_folder(draft)
+    aside = _aside(target)
+    if target.exists():
+        remove(aside)
+        move(target, aside)
+    move(draft, target)
+    remove(aside)
+
+
+def settle(target: Path) -> None:
+    """Give a folder its place back if `publish` was stopped between two renames."""
+    if _aside(target).exists() and not target.exists():
+        move(_aside(target), target)
+
+
+def retire(folder: Path) -> None:
+    """Remove a folder; one that is removed in part never has its own name."""
+    move(folder, _aside(folder))
+    remove(_aside(folder))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, if it is there."""
+    if folder.exists():
+        perform("remove", folder, lambda: shutil.rmtree(folder))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file."""
+
+    def append() -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    perform("write", path, append)
+
+
+def sync_file(path: Path) -> None:
+    """Put what was appended to a file on the disk, if the file is there."""
+
+    def sync() -> None:
+        with path.open("rb") as file:
+            _flush(file)
+
+    if path.exists():
+        perform("write", path, sync)
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+
+    def sync() -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    perform("write", path, sync)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves bytes in the drive's own cache
+        fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(file.fileno())
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")

@@ -1,0 +1,27 @@
+"""Very small runs for tests: settings, and ways to look at what a run leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlx_pixword.pretrain import main
+
+SETTINGS = {
+    "image-size": 28, "window-size": 4, "hidden-size": 8, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1,
+    "image-layers": 1, "intermediate-size": 8, "max-seq-len": 64, "batch-tokens": 64, "group-size": 8,
+    "eval-documents": 2, "log-every": 1, "eval-every": 1000, "save-every": 1000, "pixel-queries": 1, "draw-images": 0,
+    "sample-images": 0, "accumulate": 1, "streams": 1,
+}  # fmt: skip
+FLAGS = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+
+
+def train(out: Path, *flags: object, steps: int = 3) -> list[dict[str, Any]]:
+    """Run `pretrain` and give its metrics."""
+    main([*FLAGS, "--out", str(out), "--steps", str(steps), *map(str, flags)])
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(out: Path) -> list[dict[str, Any]]:
+    """Metrics of a run without clocks and memory."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in m.items() if k not in ("tokens_per_second", "peak_gb", "active_gb")} for m in lines]
