@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 
 import mlx_pixword as pw
 from mlx_pixword.data.plates import HEIGHT, WIDTH, PlateSource, is_reserved
+from mlx_pixword.hub import save_model
+from mlx_pixword.tokenizer import train_tokenizer
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SHORT = [
@@ -165,3 +168,18 @@ def test_plates_are_refused_in_one_line(tmp_path: Path, arguments: list[str], wo
     (line,) = result.stderr.splitlines()
     assert words in line
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "kept.txt"]
+
+
+# --- draw_sheet.py ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_of_drawn_plates(tmp_path: Path, small_model: Any) -> None:
+    tokenizer = train_tokenizer(["12 345"], 300)
+    save_model(small_model(vocab_size=tokenizer.vocab_size), tokenizer, tmp_path / "model")
+    arguments = ("--model", tmp_path / "model", "--rows", 2, "--columns", 3)
+    result = run("draw_sheet.py", *arguments, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * 3 * (WIDTH + 2), 4 * 2 * (HEIGHT + 2))
+    again = run("draw_sheet.py", *arguments, folder=tmp_path)
+    assert again.returncode == 2 and "sheet.png exists" in again.stderr
