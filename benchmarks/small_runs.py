@@ -53,4 +53,5 @@ def outcome(out: Path) -> dict[str, Any]:
     newest = max((out / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
     files |= {f"checkpoint's {name}": (newest / name).read_bytes() for name in ("model.safetensors",)}
     files["optimizer"] = (newest / "optimizer.safetensors").read_bytes()
-    return {**files, "skipped.jsonl": (out / "skipped.jsonl").read_bytes(), "metrics": metrics}
+    skipped = out / "skipped.jsonl"  # not there until a file is skipped
+    return {**files, "skipped.jsonl": skipped.read_bytes() if skipped.exists() else b"", "metrics": metrics}
