@@ -42,7 +42,7 @@ class Side(ABC):
         """Draw at each place, or whole images; returns the number of pixels drawn, of all images."""
 
     def operations(self, place: int) -> int | None:
-        """How many operations a pixel takes at a place, for all images together; None where they cannot be counted."""
+        """How many operations of MLX a pixel of all images takes at a place; None without MLX."""
         return None
 
 
@@ -55,22 +55,25 @@ class Ours(Side):
         self.model, self.processor = mlx_model(self.args, weights), Processor(self.args)
 
     def logits(self, places: Sequence[int]) -> list[np.ndarray]:
-        found = self._all_logits(max(places))
+        """Puts pixel after pixel with the decoder that `draw` uses."""
+        from mlx_pixword.decoding import choose_rows
+
+        found = self._all_logits(max(places), choose_rows(self.args))
         return [np.array(found[p]) for p in places]
 
-    def _all_logits(self, last: int) -> list[Any]:
-        """Puts pixel after pixel with the decoder that `draw` uses; the last logits are not evaluated."""
+    def _all_logits(self, last: int, rows: Any) -> list[Any]:
+        """Logits at each place so far; the last are not evaluated."""
         import mlx.core as mx
 
         from mlx_pixword.decoding import Decoder
         from mlx_pixword.drawing import prompt_documents
 
         count, windows, length = self.windows.shape
-        decoder = Decoder(self.model, prompt_documents(self.processor, ()) * count, [length] * windows)
-        found, tokens = [decoder.logits], mx.array(self.windows.reshape(count, -1))
+        decoder = Decoder(self.model, prompt_documents(self.processor, ()) * count, [length] * windows, rows)
+        found, pixels = [decoder.logits], self.windows.reshape(count, -1)
         for p in range(last):
-            mx.eval(decoder.logits, token := tokens[:, p])
-            decoder.put(token)
+            mx.eval(decoder.logits, tokens := rows.keep(mx.array(pixels[:, p])))
+            decoder.put(tokens)
             found.append(decoder.logits)
         return found
 
@@ -81,7 +84,10 @@ class Ours(Side):
         return drawing.pixels * len(self.windows)
 
     def operations(self, place: int) -> int:
-        return count_operations(self._all_logits(place)[-1])
+        """Of MLX's rows, which a GPU computes with."""
+        from mlx_pixword.rows import Rows
+
+        return count_operations(self._all_logits(place, Rows(self.args))[-1])
 
 
 class Baseline(Side):
@@ -186,7 +192,7 @@ class TorchBaseline(Baseline):
 
 
 def count_operations(array: Any) -> int:
-    """Operations in the graph of an array, views included; what is evaluated already counts nothing."""
+    """Operations in the graph of an array, as a CPU computes them; what is evaluated already counts nothing."""
     import mlx.core as mx
 
     with tempfile.TemporaryDirectory() as folder:

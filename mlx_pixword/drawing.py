@@ -21,6 +21,7 @@ from .decoding import Decoder
 from .errors import PixWordError
 from .model import PixWordModel
 from .processor import Part, Processor
+from .rows import Array
 from .sampling import SampleArgs
 from .windows import from_windows, num_windows, valid_pixels, window_order
 
@@ -123,16 +124,16 @@ def draw(
         return
     decoder = Decoder(model, [document for document in documents for _ in range(count)], lengths[read:])
     for n, length in enumerate(lengths[read:], read):
-        window: list[mx.array] = []
+        window: list[Array] = []
         for pixel in forced[n, :length].tolist():
-            window.append(sampler(decoder.logits, drawn) if pixel == DRAW else mx.full(len(tokens), pixel))
+            window.append(sampler(decoder.logits, drawn) if pixel == DRAW else decoder.same_for_all(pixel))
             drawn += 1
             if drawn < height * width:
                 decoder.put(window[-1])
             if drawn % AHEAD == 0:
                 mx.eval(window[-1])
-        tokens[:, n, :length] = np.array(mx.stack(window, axis=1))
-        decoder.check()
+        decoder.check()  # evaluates the window
+        tokens[:, n, :length] = np.stack([np.array(pixels) for pixels in window], axis=1)
         yield Drawing(tokens.copy(), height, width, drawn)
 
 
@@ -195,32 +196,37 @@ class _Sampler:
         self._keys = mx.stack(
             [mx.random.split(mx.random.key(args.seed + n), pixels) for n in range(count)]
         )  # [N, T, 2]
-        self._noise: Sequence[mx.array] = ()  # [N, K] each
+        self._noise: Array = None  # some pixels' [N, K]
         self._next = 0  # number of the pixel behind those that there is noise for
 
-    def __call__(self, logits: mx.array, number: int) -> mx.array:
+    def __call__(self, logits: Array, number: int) -> Array:
         """Tokens ``[N]`` of the pixel with a number, from logits ``[N, K]``; numbers come in ascending order."""
+        library = mx if isinstance(logits, mx.array) else np
         if self._temperature == 0:
-            return mx.argmax(logits, axis=-1)
+            return library.argmax(logits, axis=-1)
         if number >= self._next:
-            self._make_noise(logits.shape, number)
-        return mx.argmax(self._filtered(logits) + self._noise[number - self._next], axis=-1)
+            self._make_noise(logits, number)
+        return library.argmax(self._filtered(logits) + self._noise[number - self._next], axis=-1)
 
-    def _make_noise(self, shape: tuple[int, ...], number: int) -> None:
+    def _make_noise(self, logits: Array, number: int) -> None:
+        shape = logits.shape
         ahead = max(1, min(AHEAD, NOISE // (shape[0] * shape[1])))
         keys = self._keys[:, number : number + ahead]  # [N, ahead, 2]
         noise = mx.vmap(lambda key: mx.random.gumbel(shape[1:], key=key))(keys.reshape(-1, 2))
-        noise = self._temperature * noise.reshape(*keys.shape[:2], -1)
-        self._noise, self._next = mx.unstack(noise, axis=1), number + keys.shape[1]
+        noise = mx.contiguous(self._temperature * noise.reshape(*keys.shape[:2], -1).swapaxes(0, 1))
+        self._noise = mx.unstack(noise) if isinstance(logits, mx.array) else np.array(noise)  # ahead times [N, K]
+        self._next = number + keys.shape[1]
 
-    def _filtered(self, logits: mx.array) -> mx.array:
+    def _filtered(self, logits: Array) -> Array:
         """Scores of the tokens that top_p, min_p and top_k leave; -inf of others."""
-        args, scores = self._args, logits
-        if args.top_p < 1 or args.min_p > 0 or args.top_k > 0:
-            from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p  # takes over a second to import
+        args = self._args
+        if args.top_p == 1 and args.min_p == 0 and args.top_k == 0:
+            return logits
+        from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p  # takes over a second to import
 
-            scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            scores = apply_top_p(scores, args.top_p) if args.top_p < 1 else scores
-            scores = apply_min_p(scores, args.min_p) if args.min_p > 0 else scores
-            scores = apply_top_k(scores, args.top_k) if 0 < args.top_k < logits.shape[-1] else scores
-        return scores
+        scores = mx.array(logits)
+        scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
+        scores = apply_top_p(scores, args.top_p) if args.top_p < 1 else scores
+        scores = apply_min_p(scores, args.min_p) if args.min_p > 0 else scores
+        scores = apply_top_k(scores, args.top_k) if 0 < args.top_k < logits.shape[-1] else scores
+        return scores if isinstance(logits, mx.array) else np.array(scores)

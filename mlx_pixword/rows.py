@@ -8,25 +8,27 @@ behind them, and matrices with the same input lie side by side. It is the functi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from .args import ModelArgs
-from .elementary import softmax, swiglu
+from .elementary import swiglu
 from .model import Layer
 from .rotary import rotary_table
+
+Array: TypeAlias = Any  # MLX's or, in numpy_rows.py, NumPy's
 
 
 class Matrices(NamedTuple):
     """The matrices of a layer, each ``[inputs, outputs]``, with the weights of its norms folded in."""
 
-    qkv: mx.array  # [D, n d]
-    out: mx.array  # [H d, D]
-    gate_up: mx.array  # [D, 2 F]
-    down: mx.array  # [F, D]
+    qkv: Array  # [D, n d]
+    out: Array  # [H d, D]
+    gate_up: Array  # [D, 2 F]
+    down: Array  # [F, D]
 
 
 def lay_out(layer: Layer, dtype: mx.Dtype) -> Matrices:
@@ -59,71 +61,52 @@ def turns(args: ModelArgs, positions: np.ndarray) -> mx.array:
 
 
 class Cache:
-    """Turned keys and values of one layer, ``[N, G, places, d]``, written in place."""
+    """Turned keys and values of one layer, ``[N, G, places, d]`` each, written in place."""
 
     def __init__(self, shape: Sequence[int], dtype: mx.Dtype) -> None:
-        self.keys, self.values = mx.zeros(shape, dtype), mx.zeros(shape, dtype)
+        self.keys: Array = mx.zeros(shape, dtype)
+        self.values: Array = mx.zeros(shape, dtype)
 
-    def put(self, k: mx.array, v: mx.array, place: int) -> None:
+    def put(self, k: Array, v: Array, place: int) -> None:
         """Write ``[N, G, J, d]`` from a place on."""
         self.keys[:, :, place : place + k.shape[2]] = k
         self.values[:, :, place : place + v.shape[2]] = v
 
-    def first(self, places: int) -> tuple[mx.array, mx.array]:
+    def first(self, places: int) -> tuple[Array, Array]:
         """Keys and values of the first places."""
         return self.keys[:, :, :places], self.values[:, :, :places]
 
 
 class Rows:
-    """What a layer does with rows.
+    """What a layer does with rows, by MLX's fast operations: one kernel each on a GPU."""
 
-    MLX's fast operations are one kernel each on a GPU, and up to a dozen operations on a CPU. There, the norm of a
-    state and that of its queries and keys become one factor a head, with z = x W and s^2 = mean(x^2) + eps:
-
-        (z / s) / sqrt(mean((z / s)^2) + eps) = z / sqrt(mean(z^2) + eps s^2)
-
-    Args:
-        args: the shape of the model.
-        fast: use MLX's fast operations; None: where they are kernels, and for types that need care.
-    """
-
-    def __init__(self, args: ModelArgs, fast: bool | None = None) -> None:
-        on_cpu = mx.default_device() == mx.cpu and args.compute_dtype == mx.float32
-        self._args, self._fast = args, not on_cpu if fast is None else fast
+    def __init__(self, args: ModelArgs) -> None:
+        self._args = args
         self._splits = [args.num_heads, args.num_heads + args.num_kv_heads]
-        heads, size, eps = args.num_heads + 2 * args.num_kv_heads, args.head_size, args.rms_norm_eps
-        normed = (np.arange(heads) < self._splits[1]) & args.qk_norm
-        self._mean = _means(np.ones((args.hidden_size, 1)))
-        self._state_means = _means(np.tile(np.where(normed, eps, 1), (args.hidden_size, 1)))  # [D, n]
-        self._head_means = _means(np.repeat(np.diag(normed), size, axis=0), size)  # [n d, n]
-        self._eps, self._offsets = mx.full((1, 1), eps), mx.array(np.where(normed, eps * eps, eps), mx.float32)[None]
 
-    def norm(self, x: mx.array) -> mx.array:
+    def keep(self, array: mx.array) -> Array:
+        """An array in the library that rows are computed with."""
+        return array
+
+    def new_cache(self, count: int, places: int) -> Cache:
+        """An empty cache of ``count`` rows."""
+        return Cache((count, self._args.num_kv_heads, places, self._args.head_size), self._args.compute_dtype)
+
+    def norm(self, x: Array) -> Array:
         """RMSNorm without weight over the last axis."""
-        if self._fast:
-            return mx.fast.rms_norm(x, None, self._args.rms_norm_eps)
-        return x * mx.rsqrt(mx.addmm(self._eps, x * x, self._mean))
+        return mx.fast.rms_norm(x, None, self._args.rms_norm_eps)
 
-    def heads(self, x: mx.array, qkv: mx.array) -> mx.array:
+    def heads(self, x: Array, qkv: Array) -> Array:
         """Normed queries, keys and values ``[N, n, 1, d]`` of states ``[N, D]``, before RoPE."""
-        if self._fast:
-            heads = self._split_heads(self.norm(x) @ qkv)
-            if not self._args.qk_norm:
-                return heads
-            qk, v = mx.split(heads, self._splits[1:], axis=1)
-            return mx.concatenate([self.norm(qk), v], axis=1)
-        z, spread = x @ qkv, mx.addmm(self._offsets, x * x, self._state_means)
-        if self._args.qk_norm:
-            spread = mx.addmm(spread, z * z, self._head_means)
-        return self._split_heads(z) * mx.expand_dims(mx.rsqrt(spread), (2, 3))
-
-    def _split_heads(self, x: mx.array) -> mx.array:
-        return x.reshape(x.shape[0], -1, 1, self._args.head_size)
+        heads = (self.norm(x) @ qkv).reshape(x.shape[0], -1, 1, self._args.head_size)
+        if not self._args.qk_norm:
+            return heads
+        qk, v = mx.split(heads, self._splits[1:], axis=1)
+        return mx.concatenate([self.norm(qk), v], axis=1)
 
     def combine(
-        self, layer: Matrices, x: mx.array, heads: mx.array, turn: mx.array, cache: Cache, place: int,
-        bias: mx.array | None = None,
-    ) -> mx.array:  # fmt: skip
+        self, layer: Matrices, x: Array, heads: Array, turn: Array, cache: Cache, place: int, bias: Array = None
+    ) -> Array:
         """The layer for states ``x [N, D]``, given their `heads` ``[N, n, 1, d]``.
 
         Args:
@@ -131,24 +114,28 @@ class Rows:
             cache, place: where their keys and values go; they see all places up to their own.
             bias: added to scores, ``[N, 1, 1, places]``; None: 0.
         """
-        turned = (heads.astype(mx.float32).view(mx.complex64) * turn).view(mx.float32).astype(x.dtype)
-        q, k, v = mx.split(turned, self._splits, axis=1)
+        q, k, v = self._turned(heads, turn)
         cache.put(k, v, place)
-        x = mx.addmm(x, self._attend(q, *cache.first(place + 1), bias), layer.out)
-        gate, up = mx.split(self.norm(x) @ layer.gate_up, 2, axis=-1)
-        return mx.addmm(x, swiglu(gate, up), layer.down)
+        keys, values = cache.first(place + 1)
+        y = self._attend(q, keys, values, None if bias is None else bias[..., : place + 1])
+        x = self._add_product(x, y.reshape(x.shape[0], -1), layer.out)
+        return self._add_product(x, self._swiglu(self.norm(x) @ layer.gate_up), layer.down)
 
-    def _attend(self, q: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None) -> mx.array:
-        """``softmax(q k^T + bias) v`` of scaled queries: ``[N, H, 1, d]`` over ``[N, G, J, d]`` to ``[N, H d]``."""
-        bias = None if bias is None else bias[..., : keys.shape[2]]
-        if self._fast:
-            y = mx.fast.scaled_dot_product_attention(q, keys, values, scale=1.0, mask=bias)
-        else:
-            scores = q.reshape(*keys.shape[:2], -1, q.shape[-1]) @ keys.swapaxes(-1, -2)  # [N, G, H / G, J]
-            y = softmax(scores if bias is None else scores + bias) @ values
-        return y.reshape(q.shape[0], -1)
+    def logits(self, x: Array, head: Array) -> Array:
+        """``[N, D]`` to float32 ``[N, K]``."""
+        return (self.norm(x) @ head).astype(mx.float32)
 
+    def _turned(self, heads: Array, turn: Array) -> Array:
+        """Queries, keys and values ``[N, .., 1, d]`` after RoPE."""
+        turned = (heads.astype(mx.float32).view(mx.complex64) * turn).view(mx.float32)
+        return mx.split(turned.astype(heads.dtype), self._splits, axis=1)
 
-def _means(pattern: np.ndarray, count: int = 0) -> mx.array:
-    """A matrix that takes means of squares: a pattern over the number of rows that count."""
-    return mx.array((pattern / (count or len(pattern))).astype(np.float32))
+    def _attend(self, q: Array, keys: Array, values: Array, bias: Array) -> Array:
+        """``softmax(q k^T + bias) v`` of scaled queries ``[N, H, 1, d]``: ``N H d`` numbers."""
+        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=1.0, mask=bias)
+
+    def _add_product(self, x: Array, y: Array, matrix: Array) -> Array:
+        return mx.addmm(x, y, matrix)
+
+    def _swiglu(self, gate_up: Array) -> Array:
+        return swiglu(*mx.split(gate_up, 2, axis=-1))

@@ -13,6 +13,7 @@ from mlx_pixword.batch import BOS, IMAGE, make_document
 from mlx_pixword.decoding import Decoder
 from mlx_pixword.kernels import _dispatch
 from mlx_pixword.model import PixWordModel
+from mlx_pixword.rows import Rows
 from mlx_pixword.stack import stacks_run
 
 Build = Callable[..., PixWordModel]
@@ -29,7 +30,7 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def all_logits(model: PixWordModel, prompts: list[list[int]]) -> np.ndarray:
-    decoder = Decoder(model, [make_document([prompt]) for prompt in prompts], LENGTHS, fast=True)
+    decoder = Decoder(model, [make_document([prompt]) for prompt in prompts], LENGTHS, Rows(model.args))
     found = [decoder.logits]
     for pixel in range(sum(LENGTHS) - 1):
         decoder.put(mx.array([(5 * pixel + row) % model.args.num_pix for row in range(len(prompts))]))
