@@ -139,6 +139,8 @@ def _open_folder(path: Path, images: Path | None, allow_outside: bool) -> Source
         return open_source(path / _LLAVA_FILE, images, allow_outside)
     files, unusable = _list_folder(path)
     texts = [path / file for file in files if file.lower().endswith(".txt")]
+    unusable += [(str(text), "not a regular file") for text in texts if not text.is_file()]  # a pipe never ends
+    texts = [text for text in texts if text.is_file()]
     pictures = [file for file in files if _is_image(file)]
     foreign = [file for file in files if not _is_image(file)]
     if texts and (images or not pictures or any(map(_has_marks, texts))):  # then pictures are what texts refer to
