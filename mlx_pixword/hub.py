@@ -17,7 +17,7 @@ from .costs import parameters
 from .errors import PixWordError
 from .model import PixWordModel
 from .processor import Processor
-from .settings import shown
+from .settings import named, shown
 from .tensors import read_header, read_safetensors
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -147,7 +147,7 @@ def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
     for shard in shards:
         for name, entry in read_header(shard).items():
             if name in seen:
-                raise PixWordError(f"{folder}: weight {_named(name)} is in {seen[name].name} and in {shard.name}")
+                raise PixWordError(f"{folder}: weight {named(name)} is in {seen[name].name} and in {shard.name}")
             seen[name] = shard
             there += prod(entry.shape)
     if parameters(args) > 10 * there + 10**7:
@@ -158,17 +158,12 @@ def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
         raise PixWordError(f"{folder}: config.json describes {layers:,} layers, the weights have {len(seen):,} names")
 
 
-def _named(name: str) -> str:
-    """A weight's name; one that comes from a file may be anything."""
-    return name if len(name) <= 100 and name.isprintable() else shown(name)
-
-
 def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None:
     weights = {name: array for file in shards for name, array in read_safetensors(file).items()}
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(set(expected) ^ set(weights)):
         problem = "is missing" if name in expected else "is unknown"
-        raise PixWordError(f"{folder}: weight {_named(name)} {problem}; the file does not belong to this config.json")
+        raise PixWordError(f"{folder}: weight {named(name)} {problem}; the file does not belong to this config.json")
     for name, array in weights.items():
         if array.shape != expected[name].shape or array.dtype not in DTYPES.values():
             raise PixWordError(

@@ -70,6 +70,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
+def named(name: str) -> str:
+    """A name as a message shows it; one that comes from a file may hold anything."""
+    return name if len(name) <= 300 and name.isprintable() else shown(name)
+
+
 def _number(value: float) -> float:
     """A whole number may be too large for a float."""
     try:

@@ -166,6 +166,14 @@ def test_a_text_that_is_too_long_is_named(tmp_path, monkeypatch):
     refused(r"a\.txt, 101 bytes", list, source.texts())
 
 
+def test_names_in_messages_stay_on_one_line(tmp_path):
+    refused(
+        r"holds no images but 1 other files, such as '.*a\\nb.html' \(not an image\)",
+        open_source,
+        write(tmp_path / "a\nb.html").parent,
+    )
+
+
 def test_pipes_among_texts_are_named_and_never_opened(tmp_path):
     write(tmp_path / "a.txt", "words")
     os.mkfifo(tmp_path / "b.txt")

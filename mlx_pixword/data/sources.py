@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ..errors import PixWordError
 from ..images import IMAGE_SUFFIXES
+from ..settings import named
 from .archives import is_archive, is_hidden, open_archive
 from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
 from .pictures import ArchivePicture, FilePicture
@@ -224,4 +225,4 @@ def _examples(unusable: list[tuple[str, str]]) -> str:
     if not unusable:
         return ", it is empty"
     name, reason = unusable[0]
-    return f" but {len(unusable)} other files, such as {name} ({reason})"
+    return f" but {len(unusable)} other files, such as {named(name)} ({reason})"
