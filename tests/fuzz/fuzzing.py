@@ -108,7 +108,7 @@ def mutant(target: Target, seed: bytes, rng: random.Random) -> bytes:
     if way < 2 and target.remake is not None:
         try:
             return target.remake(seed, rng)
-        except (ValueError, LookupError, struct.error):  # the input was broken before
+        except (ValueError, LookupError, TypeError, RecursionError, struct.error):  # the input was broken before
             return broken(seed, random_edits(rng), target.words)
     if way < 4:
         return broken(seed, random_edits(rng), target.words)
