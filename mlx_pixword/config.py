@@ -16,7 +16,8 @@ from .training.settings import TrainArgs
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
 _PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "eval_documents": 64}
 
-MAX_YAML = 2**20  # bytes
+MAX_YAML = 2**16  # bytes; all settings together take about a thousand
+MAX_DEPTH = 8
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {  # ours, for a two-core CPU
@@ -66,14 +67,22 @@ def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases, with which a small file describes a huge value."""
+    """Plain YAML, refused early where a small file describes a huge value or takes long to read."""
+
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "an alias, and no setting needs one", self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
+            raise self._refusal("an alias, and no setting needs one")
+        if self._depth == MAX_DEPTH:
+            raise self._refusal("nested too deeply for settings")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refusal(self, problem: str) -> yaml.YAMLError:
+        return yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
@@ -90,11 +99,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
         raise PixWordError(f"--config {path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise PixWordError(f"--config {path} is nested too deeply for a configuration") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PixWordError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise PixWordError(f"--config {path} is not YAML: {_shortened(error)}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise PixWordError(f"--config {path} must hold names and values, got {type(values).__name__}")
     make_config(values, where=str(path))
     return values
+
+
+def _shortened(error: Exception) -> str:
+    """What is wrong and, at the end, where."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-80:]}"

@@ -332,9 +332,11 @@ def test_the_file_of_a_mistake_is_named(tmp_path: Path, content: str) -> None:
         (b"steps: !!int ''", "is not YAML: no value"),
         (b"pack: !!bool maybe", "is not YAML: no value"),
         (b"steps: !!timestamp x", "is not YAML: no value"),
-        (b"steps: " + b"[" * 5000, "is nested too deeply"),
+        (b"steps: " + b"[" * 5000, "is not YAML: nested too deeply for settings"),
+        (b"steps: " + b"{" * 5000, "is not YAML: nested too deeply for settings"),
+        (b"steps: !" + b"1" * 5000, "is not YAML: could not determine a constructor .{,260} line 1, column 8: .{,60}$"),
         (b"data: &a [x]\nimages: *a", "is not YAML: an alias, and no setting needs one"),
-        (b"#" * (2**20 + 1), "has 1,048,577 bytes, a configuration has at most 1,048,576"),
+        (b"#" * (2**16 + 1), "has 65,537 bytes, a configuration has at most 65,536"),
     ],
 )
 def test_files_that_hold_no_settings(tmp_path: Path, content: bytes, message: str) -> None:
