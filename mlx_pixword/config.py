@@ -16,6 +16,9 @@ from .training.settings import TrainArgs
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
 _PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "eval_documents": 64}
 
+MAX_YAML = 2**16  # bytes; all settings together take about a thousand
+MAX_DEPTH = 8
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {  # ours, for a two-core CPU
         "vocab_size": 512, "fold_factor": 32, "image_size": 64, "window_size": 4, "hidden_size": 64, "num_heads": 4,
@@ -63,15 +66,48 @@ def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig
     return RunConfig(preset, *parts)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, refused early where a small file describes a huge value or takes long to read."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise self._refusal("an alias, and no setting needs one")
+        if self._depth == MAX_DEPTH:
+            raise self._refusal("nested too deeply for settings")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refusal(self, problem: str) -> yaml.YAMLError:
+        return yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # such as 2001-99-99
+            raise yaml.constructor.ConstructorError(None, None, f"no value: {error}", node.start_mark) from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Flat values of a YAML file; raises `PixWordError` with the file's name."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if (size := path.stat().st_size) > MAX_YAML:
+            raise PixWordError(f"--config {path} has {size:,} bytes, a configuration has at most {MAX_YAML:,}")
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
         raise PixWordError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PixWordError(f"--config {path} is not YAML: {error}") from error
+        raise PixWordError(f"--config {path} is not YAML: {_shortened(error)}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise PixWordError(f"--config {path} must hold names and values, got {type(values).__name__}")
     make_config(values, where=str(path))
     return values
+
+
+def _shortened(error: Exception) -> str:
+    """What is wrong and, at the end, where."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-80:]}"

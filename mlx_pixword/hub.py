@@ -17,6 +17,7 @@ from .costs import parameters
 from .errors import PixWordError
 from .model import PixWordModel
 from .processor import Processor
+from .settings import named, shown
 from .tensors import read_header, read_safetensors
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -43,6 +44,7 @@ def load(
         >>> model, processor = pw.load("runs/plates/final")
     """
     folder = _locate(path_or_repo, revision)
+    _check_kinds(folder)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
     args, shards = ModelArgs.from_dict(config), _shards(folder)
     _check_size(args, shards, folder)
@@ -100,6 +102,14 @@ def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
         raise PixWordError(f"no folder {name}, and the hub gave no repository of that name: {reason}") from error
 
 
+def _check_kinds(folder: Path) -> None:
+    """Whoever opens a pipe waits until somebody writes to it."""
+    for pattern in PATTERNS:
+        for path in folder.glob(pattern):
+            if path.exists() and not path.is_file():
+                raise PixWordError(f"{path} is no file; a model directory holds files alone")
+
+
 def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
     try:
         if path.stat().st_size > MAX_CONFIG:
@@ -119,7 +129,7 @@ def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
 def _trained_queries(config: dict[str, Any], args: ModelArgs) -> int:
     value = config.get(TRAINED_QUERIES, 0)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {value!r}")
+        raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {shown(value)}")
     return min(value, args.window_size**2 - 1)
 
 
@@ -137,13 +147,15 @@ def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
     for shard in shards:
         for name, entry in read_header(shard).items():
             if name in seen:
-                raise PixWordError(f"{folder}: weight {name} is in {seen[name].name} and in {shard.name}")
+                raise PixWordError(f"{folder}: weight {named(name)} is in {seen[name].name} and in {shard.name}")
             seen[name] = shard
             there += prod(entry.shape)
     if parameters(args) > 10 * there + 10**7:
         raise PixWordError(
             f"{folder}: config.json describes a model of {parameters(args):,} parameters, the weights are {there:,}"
         )
+    if (layers := args.num_layers + args.image_layers) > len(seen):
+        raise PixWordError(f"{folder}: config.json describes {layers:,} layers, the weights have {len(seen):,} names")
 
 
 def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None:
@@ -151,7 +163,7 @@ def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(set(expected) ^ set(weights)):
         problem = "is missing" if name in expected else "is unknown"
-        raise PixWordError(f"{folder}: weight {name} {problem}; the file does not belong to this config.json")
+        raise PixWordError(f"{folder}: weight {named(name)} {problem}; the file does not belong to this config.json")
     for name, array in weights.items():
         if array.shape != expected[name].shape or array.dtype not in DTYPES.values():
             raise PixWordError(

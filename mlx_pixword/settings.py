@@ -34,7 +34,7 @@ def build(cls: type[Settings], values: Mapping[str, Any], where: str = "settings
     """An instance of ``cls`` from plain values, checked: unknown keys and wrong types raise `PixWordError`."""
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
-        raise PixWordError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}")
+        raise PixWordError(f"{where}: unknown key {shown(unknown[0])}; known keys are {', '.join(sorted(known))}")
     return cls(**{name: convert(known[name], value, where) for name, value in values.items()})
 
 
@@ -51,12 +51,36 @@ def convert(f: Field, value: Any, where: str) -> Any:  # type: ignore[type-arg]
     elif kind is Path and isinstance(value, str | Path):
         return Path(value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _number(value)
     elif kind in (int, str, bool) and type(value) is kind:
         if f.metadata["choices"] and value not in f.metadata["choices"]:
-            raise PixWordError(f"{where}: {f.name} must be one of {', '.join(f.metadata['choices'])}, got {value!r}")
+            raise PixWordError(
+                f"{where}: {f.name} must be one of {', '.join(f.metadata['choices'])}, got {shown(value)}"
+            )
         return value
-    raise PixWordError(f"{where}: {f.name} must be {_NAMES[kind]}, got {value!r}")
+    raise PixWordError(f"{where}: {f.name} must be {_NAMES[kind]}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: one line, shortened, however large or deep it is."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # ValueError: Python writes no integer of more than 4,300 digits
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def named(name: str) -> str:
+    """A name as a message shows it; one that comes from a file may hold anything."""
+    return name if len(name) <= 300 and name.isprintable() else shown(name)
+
+
+def _number(value: float) -> float:
+    """A whole number may be too large for a float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 def _as_meant(value: Any, kind: Any) -> Any:

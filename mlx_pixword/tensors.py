@@ -5,6 +5,7 @@ Source: the format's description, https://github.com/huggingface/safetensors#for
 
 import json
 import struct
+from collections.abc import Container
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import mlx.core as mx
 
 from .errors import PixWordError
+from .settings import shown
 
+MAX_DIMENSIONS = 32
 MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -76,17 +79,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(path: Path, name: str, value: Any) -> Entry:
-    values = value if isinstance(value, dict) else {}
-    dtype, shape, place = (values.get(key) for key in ("dtype", "shape", "data_offsets"))
-    numbers = [*shape, *place] if isinstance(shape, list) and isinstance(place, list) and len(place) == 2 else [None]
-    if not isinstance(dtype, str) or dtype not in _BITS or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
-        raise PixWordError(f"{path}: {_short(name)} has no usable type, shape and place: {_short(json.dumps(value))}")
+    values: dict[str, Any] = value if isinstance(value, dict) else {}
+    dtype, shape, place = values.get("dtype"), values.get("shape"), values.get("data_offsets")
+    bits = _BITS.get(dtype, 0) if isinstance(dtype, str) else 0
+    # MLX counts in 32 bits; the product of a million numbers would take hours
+    if not (bits and _counts(shape, range(MAX_DIMENSIONS + 1), 2**31) and _counts(place, (2,), 2**62)):
+        raise PixWordError(f"{path}: {shown(name)} has no usable type, shape and place: {shown(value)}")
     entry = Entry(dtype, tuple(shape), *place)  # type: ignore[arg-type, misc]
-    if entry.end - entry.start != prod(entry.shape) * _BITS[dtype] // 8:
+    if entry.end - entry.start != prod(entry.shape) * bits // 8:
         raise PixWordError(
-            f"{path}: {_short(name)} is {dtype} {list(entry.shape)} and has {entry.end - entry.start:,} bytes"
+            f"{path}: {shown(name)} is {dtype} {list(entry.shape)} and has {entry.end - entry.start:,} bytes"
         )
     return entry
+
+
+def _counts(value: Any, lengths: Container[int], end: int) -> bool:
+    """Whether a value is a list of so many integers from 0 to below ``end``."""
+    return isinstance(value, list) and len(value) in lengths and all(type(n) is int and 0 <= n < end for n in value)
 
 
 def _check_places(path: Path, entries: dict[str, Entry], size: int) -> None:
@@ -95,13 +104,9 @@ def _check_places(path: Path, entries: dict[str, Entry], size: int) -> None:
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != end:
             problem = "overlaps another tensor" if entry.start < end else "leaves bytes before it unused"
-            raise PixWordError(f"{path}: {_short(name)} {problem}")
+            raise PixWordError(f"{path}: {shown(name)} {problem}")
         end = entry.end
     if size < end:
         raise PixWordError(f"{path} is truncated: its header names {end:,} bytes of tensors, {size:,} are there")
     if size > end:
         raise PixWordError(f"{path} has {size - end:,} bytes that belong to no tensor; copy or download it again")
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 60 else name[:57] + "...")

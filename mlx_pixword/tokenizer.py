@@ -6,16 +6,19 @@ any other one follow them, so its ids are shifted by six. Special words are neve
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import sentencepiece
 
 from .batch import SPECIAL_WORDS
 from .errors import PixWordError
 
+MAX_FILE = 2**28  # bytes
 LEAST_VOCAB_SIZE = len(SPECIAL_WORDS) + 256 + 4  # special words, bytes, the space mark and some slack
+
+T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -42,19 +45,19 @@ class SentencePieceTokenizer:
     def __init__(self, contents: bytes) -> None:
         self.contents = contents
         self._model = sentencepiece.SentencePieceProcessor()
-        try:
-            self._model.LoadFromSerializedProto(contents)
-        except RuntimeError as error:
-            raise PixWordError("not a sentencepiece model") from error
-        first = [self._model.IdToPiece(i) for i in range(min(6, self._model.GetPieceSize()))]
+        _ask("not a sentencepiece model", lambda: self._model.LoadFromSerializedProto(contents))
+        size = self._model.GetPieceSize()
+        first = _ask("not a sentencepiece model", lambda: [self._model.IdToPiece(i) for i in range(min(6, size))])
         self._shift = 0 if tuple(first) == SPECIAL_WORDS else len(SPECIAL_WORDS)
-        self.vocab_size = self._model.GetPieceSize() + self._shift
+        self.vocab_size = size + self._shift
 
     def encode(self, text: str) -> list[int]:
-        return [i + self._shift for i in self._model.EncodeAsIds(_whole(text))]
+        ids = _ask("the tokenizer fails on a text", lambda: self._model.EncodeAsIds(_whole(text)))
+        return [i + self._shift for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._model.DecodeIds([int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]))
+        kept = [int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]
+        return str(_ask("the tokenizer fails on word ids", lambda: self._model.DecodeIds(kept)))
 
 
 class HuggingFaceTokenizer:
@@ -66,10 +69,7 @@ class HuggingFaceTokenizer:
         from tokenizers import Tokenizer as Model  # 0.1 s, and most users have a sentencepiece model
 
         self.contents = contents
-        try:
-            self._model = Model.from_str(contents.decode())
-        except Exception as error:  # the library raises plain Exception for every malformed file
-            raise PixWordError(f"not a tokenizer.json: {error}") from error
+        self._model = _ask("not a tokenizer.json", lambda: Model.from_str(contents.decode()))
         self._model.encode_special_tokens = True  # `<|image|>` in a caption stays text
         self._model.no_truncation()  # a file may ask for either
         self._model.no_padding()
@@ -80,11 +80,24 @@ class HuggingFaceTokenizer:
         self.vocab_size = max(self._model.get_vocab().values(), default=-1) + 1 + self._shift  # ids may have gaps
 
     def encode(self, text: str) -> list[int]:
-        return [i + self._shift for i in self._model.encode(_whole(text), add_special_tokens=False).ids]
+        found = _ask(
+            "the tokenizer fails on a text", lambda: self._model.encode(_whole(text), add_special_tokens=False)
+        )
+        return [i + self._shift for i in found.ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         kept = [int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]
-        return self._model.decode(kept, skip_special_tokens=False)
+        return _ask("the tokenizer fails on word ids", lambda: self._model.decode(kept, skip_special_tokens=False))
+
+
+def _ask(problem: str, question: Callable[[], T]) -> T:
+    """What a library makes of its file; whatever it raises means that the file is malformed."""
+    try:
+        return question()
+    except BaseException as error:  # `tokenizers` raises plain `Exception`, and panics, which are none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise PixWordError(f"{problem}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _whole(text: str) -> str:
@@ -95,6 +108,8 @@ def _whole(text: str) -> str:
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer file: `.json` is Hugging Face's format, anything else a sentencepiece model."""
     try:
+        if (size := path.stat().st_size) > MAX_FILE:
+            raise PixWordError(f"tokenizer {path} has {size:,} bytes, the limit is {MAX_FILE:,}; give a tokenizer file")
         contents = path.read_bytes()
     except OSError as error:
         raise PixWordError(f"tokenizer {path}: {error.strerror}") from error

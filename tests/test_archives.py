@@ -1,5 +1,6 @@
 """Archives are read without unpacking, from many threads; bad members are bad images."""
 
+import gc
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,6 +74,7 @@ def test_threads_read_one_archive_without_leaking(tmp_path):
     members = {f"{i:03}.png": png((i, 0, 0), (40, 40)) for i in range(100)}
     for path in (write_zip(tmp_path / "a.zip", members), write_tar(tmp_path / "a.tar", members)):
         source = open_source(path)
+        gc.collect()  # archives of other tests close when they are collected
         before = open_descriptors()
         with ThreadPoolExecutor(8) as pool:
             pixels = list(pool.map(lambda i, source=source: source.parts(i % 100)[0].rgb(40), range(400)))
@@ -119,3 +121,21 @@ def test_compressed_tar(tmp_path, name, mode):
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
 def test_damaged_archive(tmp_path, name):
     refused("cannot be read as an archive", open_source, write(tmp_path / name, "nonsense"))
+
+
+def test_a_member_without_a_name_is_left_out(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"b.png": png(), "a.png": png()})
+    data = path.read_bytes()
+    start = data.index(b"PK\1\2") + 46  # the name of the first member, in the directory at the end
+    assert data[start : start + 5] == b"b.png"
+    path.write_bytes(data[:start] + b"\0" + data[start + 1 :])  # a name ends at a zero byte
+    assert names(open_source(path)) == [f"{path}:a.png"]
+
+
+def test_a_member_whose_names_do_not_agree_is_damaged(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"ü.png": png()})  # the name is marked as UTF-8
+    data = path.read_bytes()
+    assert data[30:36] == "ü.png".encode()
+    path.write_bytes(data[:31] + b"a" + data[32:])
+    with pytest.raises(BadImage, match=r"^damaged archive member: 'utf-8' codec"):
+        open_archive(path).read("ü.png")

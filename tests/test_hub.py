@@ -1,6 +1,7 @@
 """Model directories: what is saved comes back, and what does not fit is named in one line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,12 @@ def test_hub_metadata_in_the_configuration_is_ignored(folder: Path) -> None:
         ({"vocab_size": 7}, "asks for floats"),
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"num_layers": 10**6}, "describes a model of .* parameters, the weights are"),
+        ({"num_layers": 20_000, "hidden_size": 8, "intermediate_size": 1}, "describes 20,002 layers"),
         ({"hidden_size": 2**30}, "describes a model of"),
+        ({"rope_theta": 10**400}, "rope_theta must be positive"),
+        ({"dtype": "x" * 10**5}, "dtype must be one of .{,150}$"),
+        ({"_pixel_queries": "x" * 10**5}, "_pixel_queries must be .{,150}$"),
+        ({"x" * 10**5: 1}, "unknown key 'x{,100}"),
         ({"vocab_size": 2**31 - 1}, "describes a model of"),
         ({"rope_theta": float("nan")}, "rope_theta must be positive"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps must be positive"),
@@ -172,6 +178,24 @@ def test_a_repository_is_downloaded_without_code(folder: Path, monkeypatch: pyte
 def test_a_weight_in_two_files_is_refused(folder: Path) -> None:
     (folder / "model-2.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(PixWordError, match=r"is in model-2\.safetensors and in model\.safetensors"):
+        pw.load(folder)
+
+
+def test_names_of_weights_stay_on_one_line(folder: Path) -> None:
+    path = str(folder / "model.safetensors")
+    mx.save_safetensors(path, dict(mx.load(path)) | {"a\nb": mx.zeros(1), "a" * 500: mx.zeros(1)})
+    for _ in range(2):  # an unknown weight, then the same one twice
+        with pytest.raises(PixWordError, match=r"weight '?a.* is") as error:
+            pw.load(folder)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+        (folder / "model-2.safetensors").write_bytes(Path(path).read_bytes())
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "tokenizer.json", "model-2.safetensors"])
+def test_pipes_are_refused_before_anybody_waits(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(PixWordError, match=rf"{name} is no file"):
         pw.load(folder)
 
 

@@ -58,6 +58,7 @@ def test_json_lines_of_texts_and_captions(tmp_path):
         (b'{"text": "<|image|>a"}', "line 1: .*without"),
         (b'{"text": "\xff"}', "UTF-8"),
         (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply|got"),
+        (b'{"text": ' + b"1" * 5000 + b"}", "a number in the JSON is too long"),
     ],
 )
 def test_malformed_line(tmp_path, line, message):

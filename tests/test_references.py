@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from source_files import RED, png, refused, shown, write
+from source_files import RED, png, refused, shown, write, write_zip
 
 from mlx_pixword.data.base import Picture
 from mlx_pixword.data.pictures import FilePicture
-from mlx_pixword.data.references import parse_references, resolve_reference
+from mlx_pixword.data.references import image_opener, parse_references, resolve_reference
 from mlx_pixword.errors import BadImage
 
 
@@ -88,4 +88,15 @@ def test_references_that_leave_the_root(tmp_path, reference):
 
 
 def test_reference_that_is_no_path(tmp_path):
-    refused("no usable path", resolve_reference, "a\0.png", tmp_path, False)
+    for allow_outside in (False, True):
+        with pytest.raises(BadImage, match=r"^cannot be read: File name too long$"):
+            resolve_reference("b" * 4000, tmp_path, allow_outside).rgb(8)
+        refused("no usable path", resolve_reference, "a\0.png", tmp_path, allow_outside)
+        refused("no usable path", resolve_reference, "\ud800.png", tmp_path, allow_outside)
+
+
+def test_an_endless_reference_is_refused_at_once(tmp_path):
+    text = "<|image|>" + "a/" * 2**22 + "<|/image|>"
+    refused("8,388,608 characters is no usable path", parse_references, text, image_opener(tmp_path, False))
+    archive = write_zip(tmp_path / "a.zip", {"a.png": png()})
+    refused("8,388,608 characters is no usable path", parse_references, text, image_opener(archive, False))

@@ -105,6 +105,23 @@ def test_values_of_another_type_are_refused(name: str, wrong: Any) -> None:
     refused(rf"^here: {name} must be (an? \w+|text|true or false), got ", Example, {name: wrong})
 
 
+def test_numbers_that_are_too_large_are_infinite() -> None:
+    assert build(Example, {"share": 10**400}).share == float("inf") == -build(Example, {"share": -(10**400)}).share
+    with pytest.raises(PixWordError, match=r"^here: rope_theta|^rope_theta must be positive and below"):
+        build(ModelArgs, {"rope_theta": 10**400}, "here")
+
+
+def test_messages_show_the_beginning_of_large_values() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in ("x" * 10**6, 10**5000, deep, {"a\nb": ["x"] * 1000}):
+        with pytest.raises(PixWordError, match=r"^here: fast must be true or false, got ") as caught:
+            build(Example, {"fast": value}, "here")
+        assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+    refused("^here: unknown key 'xxx.*; known", Example, {"x" * 10**6: 1})
+
+
 def test_choices_are_kept_to() -> None:
     refused(r"^here: kind must be one of a, b, got 'c'$", Example, {"kind": "c"})
 
@@ -309,12 +326,31 @@ def test_the_file_of_a_mistake_is_named(tmp_path: Path, content: str) -> None:
         (b"steps: [", "is not YAML"),
         (b"steps: \xff", "is not YAML"),
         (b"a: !!python/object/apply:os.getcwd []", "is not YAML"),
+        (b"steps: 5\n\x00", "is not YAML"),
+        (b"steps: 2001-99-99", "is not YAML: no value: month must be in 1..12"),
+        (b"steps: " + b"1" * 5000, "is not YAML: no value"),
+        (b"steps: !!int ''", "is not YAML: no value"),
+        (b"pack: !!bool maybe", "is not YAML: no value"),
+        (b"steps: !!timestamp x", "is not YAML: no value"),
+        (b"steps: " + b"[" * 5000, "is not YAML: nested too deeply for settings"),
+        (b"steps: " + b"{" * 5000, "is not YAML: nested too deeply for settings"),
+        (b"steps: !" + b"1" * 5000, "is not YAML: could not determine a constructor .{,260} line 1, column 8: .{,60}$"),
+        (b"data: &a [x]\nimages: *a", "is not YAML: an alias, and no setting needs one"),
+        (b"#" * (2**16 + 1), "has 65,537 bytes, a configuration has at most 65,536"),
     ],
 )
 def test_files_that_hold_no_settings(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "run.yaml").write_bytes(content)
-    with pytest.raises(PixWordError, match=rf"--config .*run\.yaml {message}"):
+    with pytest.raises(PixWordError, match=rf"--config .*run\.yaml {message}") as caught:
         read_yaml(tmp_path / "run.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_file_of_a_huge_value_is_refused_at_once(tmp_path: Path) -> None:
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    file = write(tmp_path / "run.yaml", "\n".join(["a0: &a0 [x]", *levels, "data: *a39"]))
+    with pytest.raises(PixWordError, match="an alias"):
+        read_yaml(file)
 
 
 def test_an_empty_file_changes_nothing_and_a_missing_one_is_named(tmp_path: Path) -> None:

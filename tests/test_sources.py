@@ -1,5 +1,7 @@
 """Sources: what lies at a path is recognised, read in order, or refused in one line that says what would work."""
 
+import os
+
 import pytest
 from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
 
@@ -162,3 +164,18 @@ def test_a_text_that_is_too_long_is_named(tmp_path, monkeypatch):
     source = open_source(write(tmp_path / "a.txt", "x" * 101))
     refused(r"a\.txt, 101 bytes are too many for one document", source.parts, 0)
     refused(r"a\.txt, 101 bytes", list, source.texts())
+
+
+def test_names_in_messages_stay_on_one_line(tmp_path):
+    refused(
+        r"holds no images but 1 other files, such as '.*a\\nb.html' \(not an image\)",
+        open_source,
+        write(tmp_path / "a\nb.html").parent,
+    )
+
+
+def test_pipes_among_texts_are_named_and_never_opened(tmp_path):
+    write(tmp_path / "a.txt", "words")
+    os.mkfifo(tmp_path / "b.txt")
+    source = open_source(tmp_path)
+    assert list(source.texts()) == ["words"] and source.unusable == [(str(tmp_path / "b.txt"), "not a regular file")]

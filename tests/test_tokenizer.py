@@ -11,6 +11,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from mlx_pixword import tokenizer as tokenizer_module
 from mlx_pixword.batch import SPECIAL_WORDS
 from mlx_pixword.errors import PixWordError
 from mlx_pixword.tokenizer import (
@@ -241,6 +242,10 @@ def test_gaps_in_the_ids_are_counted() -> None:
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
+PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": "CAAAAAAAAAAAAAAA"}
+WORD_LEVEL = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"a": 0}}
+STRIP = {"type": "Strip", "content": "a", "start": 10**6, "stop": 10**6}
+
 
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
@@ -254,6 +259,7 @@ def test_gaps_in_the_ids_are_counted() -> None:
         ("a.json", b"[1, 2", "not a tokenizer.json: "),
         ("a.json", byte_level()[:-50], "not a tokenizer.json: "),
         ("a.json", TOKENIZERS["sentencepiece"].contents, "not a tokenizer.json: 'utf-8' codec"),
+        ("a.json", byte_level(normalizer=PRECOMPILED | {"precompiled_charsmap": "AAAA"}), "not a tokenizer.json: "),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, contents: bytes, message: str) -> None:
@@ -261,6 +267,29 @@ def test_bad_files_are_named(tmp_path: Path, name: str, contents: bytes, message
     with pytest.raises(PixWordError) as caught:
         load_tokenizer(tmp_path / name)
     assert str(caught.value).startswith(f"tokenizer {tmp_path / name}: {message}")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_files_that_fail_in_use_are_mistakes_too(number: int) -> None:
+    """The library panics over most of them, and a panic is no `Exception`."""
+    changes: list[dict[str, Any]] = [
+        {"normalizer": PRECOMPILED},
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"pre_tokenizer": None, "model": WORD_LEVEL},
+        {"decoder": STRIP},
+    ]
+    tokenizer = HuggingFaceTokenizer(byte_level(**changes[number - 1]))
+    with pytest.raises(PixWordError, match=r"^the tokenizer fails on (a text|word ids): .+$") as caught:
+        tokenizer.decode([*tokenizer.encode("seven red plates"), *range(6, tokenizer.vocab_size)])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "MAX_FILE", 10)
+    (tmp_path / "a.model").write_bytes(bytes(11))
+    with pytest.raises(PixWordError, match=r"a\.model has 11 bytes, the limit is 10"):
+        load_tokenizer(tmp_path / "a.model")
 
 
 @pytest.mark.parametrize(

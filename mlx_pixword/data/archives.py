@@ -68,7 +68,8 @@ class ZipArchive:
         self._zip = zipfile.ZipFile(path)  # closes its file when it is collected
         self._lock = threading.Lock()
         _check_total(path, sum(info.file_size for info in self._zip.infolist()))
-        files = (info.filename for info in self._zip.infolist() if not info.is_dir())
+        named = (info for info in self._zip.infolist() if info.filename)  # a damaged one may have no name
+        files = (info.filename for info in named if not info.is_dir())
         self.members = sorted({name for name in files if not is_hidden(name)})
         self.unusable: list[tuple[str, str]] = []
 
@@ -89,7 +90,7 @@ class ZipArchive:
         try:
             with self._lock:
                 return self._zip.read(info)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
             raise BadImage(f"damaged archive member: {error}") from None
 
 

@@ -104,6 +104,8 @@ class RecordFile:
             raise self._error(number, f"not valid JSON, {error.msg} at character {error.pos}") from None
         except RecursionError:
             raise self._error(number, "JSON nested too deeply for a document") from None
+        except ValueError:  # Python reads no integer of more than 4,300 digits
+            raise self._error(number, "a number in the JSON is too long for a document") from None
         if not isinstance(record, dict):
             raise self._error(number, f"expected a JSON object, got {raw[:40]!r}")
         return record

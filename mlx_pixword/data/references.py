@@ -1,5 +1,6 @@
 """Image references in UPW text: ``<|image|>path<|/image|>``."""
 
+import os
 import posixpath
 import re
 from collections.abc import Callable
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import PixWordError
+from ..settings import shown
 from .archives import Archive, is_archive, open_archive
 from .base import Picture
 from .pictures import ArchivePicture, FilePicture
 
 IMAGE_START = "<|image|>"
 IMAGE_END = "<|/image|>"
+MAX_REFERENCE = 4096  # characters, the longest path on Linux; macOS takes fewer
 _MARK = re.compile(r"<\|/?image\|>")
 
 T = TypeVar("T")
@@ -61,13 +64,13 @@ def resolve_reference(reference: str, root: Path, allow_outside: bool) -> FilePi
     Raises:
         PixWordError: the reference leaves the root, or is no path.
     """
-    path = root / reference
+    path = root / _checked(reference)
     try:
         inside = allow_outside or path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a zero byte, a lone surrogate
-        raise PixWordError(f"image reference {reference!r} is no usable path: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:  # such as a loop of links
+        raise PixWordError(f"image reference {shown(reference)} is no usable path: {error}") from None
     if not inside:
-        raise PixWordError(f"image reference {reference!r} leaves {root}; pass --allow-outside if you trust it")
+        raise PixWordError(f"image reference {shown(reference)} leaves {root}; pass --allow-outside if you trust it")
     return FilePicture(path)
 
 
@@ -85,11 +88,25 @@ def image_opener(root: Path, allow_outside: bool) -> Callable[[str], Picture]:
 
 
 def _resolve_member(reference: str, archive: Archive) -> ArchivePicture:
-    member = posixpath.normpath(reference)
+    member = posixpath.normpath(_checked(reference))
     if member.startswith("/") or member.split("/")[0] == "..":
-        raise PixWordError(f"image reference {reference!r} leaves {archive.path}; name a member of the archive")
+        raise PixWordError(f"image reference {shown(reference)} leaves {archive.path}; name a member of the archive")
     in_folder = f"{archive.path.stem}/{member}"  # images.zip is often the packed folder images/
     return ArchivePicture(archive, in_folder if member not in archive and in_folder in archive else member)
+
+
+def _checked(reference: str) -> str:
+    """The reference, if any file can have that name."""
+    if len(reference) > MAX_REFERENCE:
+        raise PixWordError(f"image reference {shown(reference)} of {len(reference):,} characters is no usable path")
+    try:
+        if b"\0" not in os.fsencode(reference):
+            return reference
+    except UnicodeEncodeError:  # a lone surrogate
+        pass
+    raise PixWordError(
+        f"image reference {shown(reference)} is no usable path: it holds characters that no name can have"
+    )
 
 
 def _resolve(text: str, start: int, end: int, resolve: Callable[[str], T]) -> T:

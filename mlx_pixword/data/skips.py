@@ -6,6 +6,7 @@ from threading import Lock
 
 from ..errors import PixWordError
 from ..files import append_text, replace_file
+from ..settings import named
 
 
 class SkipLog:
@@ -76,7 +77,7 @@ class SkipLog:
         with self._lock:
             bad = [(name, reason) for name, reason in self._bad.items() if reason][:1]
         where = f"; all are named in {self._path}" if self._path else ""
-        return "".join(f": the first is {name}: {reason}{where}" for name, reason in bad)
+        return "".join(f": the first is {named(name)}: {reason}{where}" for name, reason in bad)
 
 
 class SkipNotes(SkipLog):

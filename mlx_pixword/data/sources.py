@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ..errors import PixWordError
 from ..images import IMAGE_SUFFIXES
+from ..settings import named
 from .archives import is_archive, is_hidden, open_archive
 from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
 from .pictures import ArchivePicture, FilePicture
@@ -139,6 +140,8 @@ def _open_folder(path: Path, images: Path | None, allow_outside: bool) -> Source
         return open_source(path / _LLAVA_FILE, images, allow_outside)
     files, unusable = _list_folder(path)
     texts = [path / file for file in files if file.lower().endswith(".txt")]
+    unusable += [(str(text), "not a regular file") for text in texts if not text.is_file()]  # a pipe never ends
+    texts = [text for text in texts if text.is_file()]
     pictures = [file for file in files if _is_image(file)]
     foreign = [file for file in files if not _is_image(file)]
     if texts and (images or not pictures or any(map(_has_marks, texts))):  # then pictures are what texts refer to
@@ -222,4 +225,4 @@ def _examples(unusable: list[tuple[str, str]]) -> str:
     if not unusable:
         return ", it is empty"
     name, reason = unusable[0]
-    return f" but {len(unusable)} other files, such as {name} ({reason})"
+    return f" but {len(unusable)} other files, such as {named(name)} ({reason})"
