@@ -10,7 +10,7 @@ import yaml
 from .args import ModelArgs
 from .data.settings import DataArgs
 from .errors import PixWordError
-from .settings import build
+from .settings import build, shown
 from .training.settings import TrainArgs
 
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
@@ -54,7 +54,7 @@ def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig
     """A configuration from flat values over their preset; unknown keys and bad values raise `PixWordError`."""
     preset = values.get("preset", "tiny")
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise PixWordError(f"{where}: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        raise PixWordError(f"{where}: preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
     merged = {**PRESETS[preset], **{k: v for k, v in values.items() if k != "preset"}}
     parts: list[Any] = []
     for cls in (ModelArgs, DataArgs, TrainArgs):
@@ -62,7 +62,9 @@ def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig
         parts.append(build(cls, {k: merged.pop(k) for k in list(merged) if k in names}, where))
     if merged:
         known = sorted(f.name for cls in (ModelArgs, DataArgs, TrainArgs) for f in fields(cls))
-        raise PixWordError(f"{where}: unknown key {sorted(merged)[0]!r}; known keys are preset, {', '.join(known)}")
+        raise PixWordError(
+            f"{where}: unknown key {shown(sorted(merged)[0])}; known keys are preset, {', '.join(known)}"
+        )
     return RunConfig(preset, *parts)
 
 

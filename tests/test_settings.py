@@ -291,6 +291,8 @@ def test_a_configuration_comes_back_from_its_flags(preset: str, values: dict[str
     ("values", "message"),
     [
         ({"preset": "huge"}, "preset must be one of tiny, upw-120m, upw-170m, got 'huge'"),
+        ({"x" * 5000: 1}, "unknown key 'x{96}\\.\\.\\.; known"),
+        ({"preset": "x" * 5000}, "preset must be one of .*, got 'x{96}\\.\\.\\.$"),
         ({"preset": None}, "preset must be one of .*, got None"),
         ({"preset": ["tiny"]}, "preset must be one of .*, got "),
         ({"stepz": 3}, "unknown key 'stepz'; known keys are preset, accumulate, "),

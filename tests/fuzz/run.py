@@ -143,7 +143,7 @@ def run_atheris(args: FuzzArgs, corpus: Path) -> None:
         rng = random.Random(seed)
         return atheris.Mutate(data, most) if rng.random() < 0.3 else mutant(target, data, rng)[:most]
 
-    options = ["-max_len=65536", f"-seed={args.seed + 1}", f"-timeout={20 * target.seconds:.0f}", "-rss_limit_mb=8192"]
+    options = ["-max_len=65536", f"-seed={args.seed + 1}", "-timeout=600", "-rss_limit_mb=8192"]
     options += ["-report_slow_units=600", f"-artifact_prefix={args.out / target.name}/"]
     atheris.Setup([sys.argv[0], *options, f"-dict={words}", "-verbosity=0", str(corpus)], give, custom_mutator=mutate)
     atheris.Fuzz()
