@@ -181,8 +181,8 @@ def bucket(size: int, minimum: int = 8) -> int:
 
 
 def bucket_rows(count: int) -> int:
-    """The next of a few numbers of rows, two to a doubling: 1, 2, 3, 4, 6, 8, 12, 16, .."""
-    step = max(1, 1 << max(0, (count - 1).bit_length() - 2))
+    """The next of a few numbers of rows, four to a doubling: 1 to 8, 10, 12, 14, 16, 20, .."""
+    step = 1 << max(0, (count - 1).bit_length() - 3)
     return -(-count // step) * step
 
 

@@ -318,16 +318,16 @@ def test_compiled_steps_see_few_shapes() -> None:
 
 
 def test_rows_are_padded_to_two_numbers_a_doubling() -> None:
-    assert [bucket_rows(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 16, 24]
+    assert [bucket_rows(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17)] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 20]
 
 
 def test_padded_rows_say_nothing(small_model: Callable[..., PixWordModel]) -> None:
     model = small_model(vocab_size=V, window_size=2, image_size=8)
     a = model.args
-    rows = [[document([7, 8], image(3, 4))] for _ in range(5)]
+    rows = [[document([7, 8], image(3, 4))] for _ in range(9)]
     sums = []
     for exact in (True, False):
         batch = collate(rows, a.vocab_size, a.num_pix, 2, exact=exact, pixel_queries=1)
-        assert batch.elements.shape[0] == (5 if exact else 6)
+        assert batch.elements.shape[0] == (9 if exact else 10)
         sums.append([value.item() for value in loss_sums(*model.forward(batch), batch, a.vocab_size)])
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
