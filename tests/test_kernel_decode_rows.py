@@ -14,7 +14,7 @@ from mutations import mutations
 from mlx_pixword.kernels._load import read_source
 from mlx_pixword.kernels.decode_rows import DECODE_ROWS, Shape, decode_rows, example, launch, reference, suits
 
-TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 2e-2}  # 16 bits: of several products in a row
+TOLERANCE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1e-2}
 Arguments = tuple[Any, ...]
 
 
@@ -97,7 +97,7 @@ def test_kernel_and_reference_agree_with_float64(emulated: Any, name: str) -> No
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).rpartition(".")[2])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_layers_of_every_type(emulated: Any, seed: int, dtype: Any) -> None:
     rng = np.random.default_rng(seed)
     groups, size, places = int(rng.integers(1, 4)), int(rng.choice([16, 32, 64])), int(rng.integers(1, 60))
