@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import keep, with_machine
-from small_runs import command, make_data, outcome
+from shared.record import keep, with_machine
+from shared.tiny_runs import command, make_data, outcome
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
 
 FLAGS = ["--pack", "--steps", 40, "--save-every", 4, "--log-every", 2, "--eval-every", 20]
 SIZES = (250_000, 500_000, 1_000_000)  # bytes: for no checkpoint, one, and two

@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py --size 64 --count 16
 
-ours   `mlx_pixword.drawing.draw`, whole images: caches in the open window and in the sequence
+ours   `mlx_pixword.inference.draw.draw`, whole images: caches in the open window and in the sequence
 mlx    the same model without caches: states of finished windows are kept; for every pixel the open window goes through
        the image block and the whole sequence through the language block
 torch  the same in PyTorch, with the layers of peer.py
@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch_first  # noqa: F401  (before all that imports mlx_pixword)
-from generation_sides import SIDES
-from record import keep
-from rounds import WORKER, Worker, in_turn, ratios, require_torch, serve, summary, warn_if_busy, with_torch
-from workload import Job, initial_weights, overridden, read_job, square_document, write_job
+import shared.torch_first  # noqa: F401  (before all that imports mlx_pixword)
+from peer.generation_sides import SIDES
+from shared.record import keep
+from shared.rounds import WORKER, Worker, in_turn, ratios, require_torch, serve, summary, warn_if_busy, with_torch
+from shared.workload import Job, initial_weights, overridden, read_job, square_document, write_job
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.config import PRESETS
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
+from mlx_pixword.config.run import PRESETS
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 CHECKED = 12  # places whose logits are compared

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from record import keep, with_machine
+from shared.record import keep, with_machine
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.kernels import _load
-from mlx_pixword.kernels._dispatch import Kernel, available
-from mlx_pixword.kernels._trial import Probe, compare, compiled, make_probe, race, results
-from mlx_pixword.kernels.registry import KERNELS
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.settings import setting
+from mlx_pixword.ops.dispatch import load
+from mlx_pixword.ops.dispatch.choose import Kernel, available
+from mlx_pixword.ops.dispatch.trial import Probe, compare, compiled, make_probe, race, results
+from mlx_pixword.ops.survey import KERNELS
 
 TESTS = Path(__file__).parents[1] / "tests"
 FORWARD = Probe([], [])  # asks for no gradients
@@ -158,15 +158,15 @@ def count_row(launches: Sequence[Any], floor: int, emulated: Any) -> dict[str, A
 def emulator() -> Iterator[Any]:
     """The tests' emulator, in the place of `mx.fast.metal_kernel`."""
     sys.path.insert(0, str(TESTS))
-    real = _load.metal_kernel
+    real = load.metal_kernel
     try:
         emulated = import_module("metal_emulator")
-        _load.metal_kernel = emulated.metal_kernel
-        _load.build_kernel.cache_clear()
+        load.metal_kernel = emulated.metal_kernel
+        load.build_kernel.cache_clear()
         yield emulated
     finally:
-        _load.metal_kernel = real
-        _load.build_kernel.cache_clear()
+        load.metal_kernel = real
+        load.build_kernel.cache_clear()
         sys.path.remove(str(TESTS))
 
 

@@ -22,19 +22,19 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from record import keep, with_machine
+from shared.record import keep, with_machine
 
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.cli import parse, run_command
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
 from mlx_pixword.data.cache import TokenCache
 from mlx_pixword.data.decoders import Decoders
 from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.pictures import FilePicture
 from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
-from mlx_pixword.windows import check_geometry, fit_size
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.pixels.windows import check_geometry, fit_size
 
 GROUP = 256  # most images a group; a measurement is a whole number of groups
 Run = Callable[[int], None]  # goes through so many groups of images

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import keep, with_machine
-from rounds import WORKER, Worker, memory, serve
-from workload import overridden, square_document
+from shared.record import keep, with_machine
+from shared.rounds import WORKER, Worker, memory, serve
+from shared.workload import overridden, square_document
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.config import PRESETS, RunConfig
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
+from mlx_pixword.config.run import PRESETS, RunConfig
 
 PARTS = ("step", "block", "model")
 COLUMNS = {"peak_mb": "peak MB", "added_mb": "added MB", "mlx_mb": "MLX MB"}
@@ -138,8 +138,8 @@ def prepare_step(config: RunConfig) -> Any:
     """A model, a batch of one image and a function that makes one optimiser step, as `pretrain` does."""
     import mlx.core as mx
 
-    from mlx_pixword.batch import collate
-    from mlx_pixword.model import PixWordModel
+    from mlx_pixword.model.batch import collate
+    from mlx_pixword.model.network import PixWordModel
     from mlx_pixword.training.optimizer import make_optimizer
     from mlx_pixword.training.step import make_step, prepare_streams
 
@@ -159,8 +159,8 @@ def prepare_block(config: RunConfig) -> Any:
     """An image block, an image and a function that computes the gradient of its window states' mean square."""
     import mlx.core as mx
 
-    from mlx_pixword.model import PixWordModel
-    from mlx_pixword.training.chunks import make_chunked_gradient
+    from mlx_pixword.model.network import PixWordModel
+    from mlx_pixword.training.chunked_gradient import make_chunked_gradient
     from mlx_pixword.training.step import prepare_streams
 
     prepare_streams(config.train)

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from record import keep, with_machine
-from small_runs import command
+from shared.record import keep, with_machine
+from shared.tiny_runs import command
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
-from mlx_pixword.tensors import read_header
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
+from mlx_pixword.weights.safetensors import read_header
 
 RANKS = 2
 

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from record import keep, with_machine
-from small_runs import command, make_data
+from shared.record import keep, with_machine
+from shared.tiny_runs import command, make_data
 
-from mlx_pixword.cli import notice, parse, run_command
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import notice, parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
 
 
 @dataclass(frozen=True)

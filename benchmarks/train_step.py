@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch_first  # noqa: F401  (before all that imports mlx_pixword)
+import shared.torch_first  # noqa: F401  (before all that imports mlx_pixword)
 from loader import make_photos
-from record import keep
-from rounds import WORKER, Worker, in_turn, ratios, require_torch, summary, warn_if_busy, with_torch
-from train_sides import work
-from workload import CASES, OBJECTIVES, Job, check_job, initial_weights, make_job, with_objective, write_job
+from peer.train_sides import work
+from shared.record import keep
+from shared.rounds import WORKER, Worker, in_turn, ratios, require_torch, summary, warn_if_busy, with_torch
+from shared.workload import CASES, OBJECTIVES, Job, check_job, initial_weights, make_job, with_objective, write_job
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
 
 MADE_PHOTOS = 24
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 1e-3  # relative

@@ -7,41 +7,41 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._blas import load_openblas
+from .common.blas import load_openblas
 
 if TYPE_CHECKING:
-    from .args import ModelArgs
-    from .batch import Batch
-    from .colors import fold_colors, unfold_colors
-    from .drawing import generate_image, generate_images
-    from .errors import PixWordError
-    from .generation import generate_text, stream_generate
-    from .hub import load, save_model
-    from .kernels.colors import fold_windows, unfold_windows
-    from .likelihood import LogLikelihood, log_likelihood
-    from .model import PixWordModel
-    from .processor import Processor
+    from .common.errors import PixWordError
+    from .inference.draw import generate_image, generate_images
+    from .inference.likelihood import LogLikelihood, log_likelihood
+    from .inference.words import generate_text, stream_generate
+    from .inputs.processor import Processor
+    from .model.args import ModelArgs
+    from .model.batch import Batch
+    from .model.network import PixWordModel
+    from .ops.fold import fold_windows, unfold_windows
+    from .pixels.colors import fold_colors, unfold_colors
+    from .weights.directory import load, save_model
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Batch": "batch",
-    "LogLikelihood": "likelihood",
-    "ModelArgs": "args",
-    "PixWordError": "errors",
-    "PixWordModel": "model",
-    "Processor": "processor",
-    "fold_colors": "colors",
-    "fold_windows": "kernels.colors",
-    "generate_image": "drawing",
-    "generate_images": "drawing",
-    "generate_text": "generation",
-    "load": "hub",
-    "log_likelihood": "likelihood",
-    "save_model": "hub",
-    "stream_generate": "generation",
-    "unfold_colors": "colors",
-    "unfold_windows": "kernels.colors",
+    "Batch": "model.batch",
+    "LogLikelihood": "inference.likelihood",
+    "ModelArgs": "model.args",
+    "PixWordError": "common.errors",
+    "PixWordModel": "model.network",
+    "Processor": "inputs.processor",
+    "fold_colors": "pixels.colors",
+    "fold_windows": "ops.fold",
+    "generate_image": "inference.draw",
+    "generate_images": "inference.draw",
+    "generate_text": "inference.words",
+    "load": "weights.directory",
+    "log_likelihood": "inference.likelihood",
+    "save_model": "weights.directory",
+    "stream_generate": "inference.words",
+    "unfold_colors": "pixels.colors",
+    "unfold_windows": "ops.fold",
 }
 __all__ = [
     "Batch",

@@ -18,16 +18,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .args import ModelArgs
-from .cli import parse, run_command
-from .colors import FOLD_FACTORS, num_pix_tokens
-from .errors import PixWordError
-from .hub import save_model
-from .model import PixWordModel
-from .settings import setting
-from .tensors import read_safetensors
-from .tokenizer import load_tokenizer
-from .windows import check_geometry
+from .common.cli import parse, run_command
+from .common.errors import PixWordError
+from .common.settings import setting
+from .inputs.tokenizer import load_tokenizer
+from .model.args import ModelArgs
+from .model.network import PixWordModel
+from .pixels.colors import FOLD_FACTORS, num_pix_tokens
+from .pixels.windows import check_geometry
+from .weights.directory import save_model
+from .weights.safetensors import read_safetensors
 
 WRAPPERS = ("module.", "model.")  # what data-parallel training and nested checkpoints put before every key
 UNUSED = "imgblk.norm.weight"  # stored, never applied: the image block has no final norm

@@ -14,11 +14,11 @@ from typing import Any
 import mlx.core as mx
 
 from . import __version__
-from ._blas import INSTALL, loaded_openblas
-from .cli import parse, run_command
-from .kernels._dispatch import mode
-from .kernels.registry import Finding, survey
-from .settings import setting
+from .common.blas import INSTALL, loaded_openblas
+from .common.cli import parse, run_command
+from .common.settings import setting
+from .ops.dispatch.choose import mode
+from .ops.survey import Finding, survey
 
 SIZE = 1024  # side of the matrices that are timed
 PRIVATE = ("BLAS", "C++ compiler")  # may hold paths; no report needs them

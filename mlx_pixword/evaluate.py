@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import parse, run_command
-from .errors import PixWordError
-from .settings import setting
+from .common.cli import parse, run_command
+from .common.errors import PixWordError
+from .common.settings import setting
 
 if TYPE_CHECKING:
-    from .batch import Document
     from .data.base import Source
     from .data.loader import Encoder
+    from .model.batch import Document
 
 CHUNK = 256  # documents in memory at a time
 Z_95 = 1.959963984540054  # of a two-sided 95% interval
@@ -69,9 +69,9 @@ def evaluate(args: EvaluateArgs) -> Scores:
     from .data.loader import Encoder
     from .data.skips import SkipLog
     from .data.sources import open_source
-    from .hub import load
-    from .likelihood import score_document
-    from .training.samples import LossMeter, read_documents, readable
+    from .evaluation.samples import LossMeter, read_documents, readable
+    from .inference.likelihood import score_document
+    from .weights.directory import load
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)

@@ -8,16 +8,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli import parse, run_command
-from .draw_command import DrawArgs, check, draw_files
-from .errors import PixWordError
-from .sampling import SampleArgs
-from .settings import setting
+from .common.cli import parse, run_command
+from .common.errors import PixWordError
+from .common.settings import setting
+from .inference.draw_files import DrawArgs, check, draw_files
+from .inference.settings import SampleArgs
 
 if TYPE_CHECKING:
-    from .batch import ImageTokens
-    from .model import PixWordModel
-    from .processor import Part, Processor
+    from .inputs.processor import Part, Processor
+    from .model.batch import ImageTokens
+    from .model.network import PixWordModel
 
 MARK, END_MARK = "<|image|>", "<|/image|>"
 BATCH = 32  # images read together with --each
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = [sys.stdin.read() if text == "-" else text for text in args.prompt] or [""]
     prompts = [arrange(text, args.image[:1] if args.each else args.image) for text in texts]
     _check(args, prompts)  # mistakes show before the model is loaded
-    from .hub import load  # --help answers at once
+    from .weights.directory import load  # --help answers at once
 
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
     if args.out_image is not None:
@@ -121,8 +121,8 @@ def _existing_file(reference: str) -> Path:
 
 def read_image(path: Path, processor: "Processor", flag: str = "--image") -> "ImageTokens":
     """Decode and fold an image file; raises `PixWordError` with its name and the flag that named it."""
-    from .images import decode_file
-    from .processor import tokens_of
+    from .inputs.processor import tokens_of
+    from .pixels.images import decode_file
 
     return tokens_of(decode_file(path, flag, processor.args.image_size), processor.args)
 
@@ -133,7 +133,7 @@ def _fill(parts: Sequence["str | Path"], processor: "Processor", args: GenerateA
 
 
 def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> None:
-    from .generation import stream_generate
+    from .inference.words import stream_generate
 
     response = None
     for response in stream_generate(model, processor, parts, **args.sample_args()):
@@ -150,13 +150,13 @@ def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], 
 
 
 def _generate(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> str:
-    from .generation import generate_text
+    from .inference.words import generate_text
 
     return generate_text(model, processor, parts, **args.sample_args())
 
 
 def _read_each(model: "PixWordModel", processor: "Processor", args: GenerateArgs, prompt: str) -> None:
-    from .generation import generate_batch
+    from .inference.words import generate_batch
 
     start = time.perf_counter()
     for n in range(0, len(args.image), BATCH):

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .chips import CHIPS, Chip, Rates, find_chip
-from .cli import parse, run_command
-from .config import PRESETS, RunConfig, make_config, read_yaml
-from .costs import Load, attention_pairs, forward_flops, image_load, parameters
-from .errors import PixWordError
-from .footprint import drawing_work, optimizer_work, training_memory, training_work
-from .plan_table import table
-from .settings import setting
+from .common.cli import parse, run_command
+from .common.errors import PixWordError
+from .common.settings import setting
+from .config.run import PRESETS, RunConfig, make_config, read_yaml
+from .planning.chips import CHIPS, Chip, Rates, find_chip
+from .planning.costs import Load, attention_pairs, forward_flops, image_load, parameters
+from .planning.footprint import drawing_work, optimizer_work, training_memory, training_work
+from .planning.table import table
 
 TOGETHER = (1, 16)  # images drawn at once
 Plan = dict[str, Any]  # plain values, as JSON has them
@@ -152,7 +152,7 @@ def _training(config: RunConfig, chip: Chip, args: PlanArgs) -> Plan:
 
 
 def _drawing(config: RunConfig, chip: Chip, args: PlanArgs) -> Plan:
-    from .drawing import check_size  # loads the network, which --help does not need
+    from .inference.draw import check_size  # loads the network, which --help does not need
 
     model, before = config.model, 2 + args.words  # <s>, the words and <|image|>
     height, width = args.drawing_size(model.image_size)

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .args import ModelArgs
-from .cli import Parser, run_command
-from .config import PRESETS, RunConfig, make_config, read_yaml
-from .data.settings import DataArgs
-from .settings import add_arguments
-from .training.settings import TrainArgs
+from .common.cli import Parser, run_command
+from .common.settings import add_arguments
+from .config.data import DataArgs
+from .config.run import PRESETS, RunConfig, make_config, read_yaml
+from .config.train import TrainArgs
+from .model.args import ModelArgs
 
 
 def main(argv: Sequence[str] | None = None) -> None:

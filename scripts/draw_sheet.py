@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 import mlx_pixword as pw
-from mlx_pixword.cli import parse, run_command
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
 from mlx_pixword.data.plates import HEIGHT, WIDTH
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
 
 SCALE, GAP = 4, 2  # screen pixels a pixel, pixels between plates
 

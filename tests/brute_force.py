@@ -7,7 +7,7 @@ import reference as ref
 from mlx.utils import tree_flatten
 
 from mlx_pixword.convert import LAYER_NAMES, TOP_NAMES
-from mlx_pixword.model import PixWordModel
+from mlx_pixword.model.network import PixWordModel
 
 
 def reference_weights(model: PixWordModel) -> ref.Weights:

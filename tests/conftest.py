@@ -10,9 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.kernels import _load
-from mlx_pixword.model import PixWordModel
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.ops.dispatch import load
 
 SMALL: dict[str, Any] = {
     "vocab_size": 12, "fold_factor": 64, "image_size": 32, "window_size": 4, "hidden_size": 32, "num_heads": 4,
@@ -46,9 +46,9 @@ def small_model() -> Callable[..., PixWordModel]:
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[metal_emulator.Report]]:
     """Metal kernels run in the emulator; gives the list to which every launch adds its report."""
-    monkeypatch.setattr(_load, "metal_kernel", metal_emulator.metal_kernel)
-    _load.build_kernel.cache_clear()
+    monkeypatch.setattr(load, "metal_kernel", metal_emulator.metal_kernel)
+    load.build_kernel.cache_clear()
     metal_emulator.reports.clear()
     yield metal_emulator.reports
-    _load.build_kernel.cache_clear()
+    load.build_kernel.cache_clear()
     metal_emulator.reports.clear()

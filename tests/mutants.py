@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from metal_emulator import EmulatorError, MetalCompileError
 
-from mlx_pixword.kernels import _load
+from mlx_pixword.ops.dispatch import load
 
 CAUGHT = (EmulatorError, MetalCompileError, AssertionError)
 
@@ -30,17 +30,17 @@ class Mutant(NamedTuple):
 @contextmanager
 def mutated(file: str, mutant: Mutant) -> Iterator[None]:
     """While this holds, ``metal/FILE`` reads as the mutant, and kernels are built anew."""
-    read, text = _load.read_source, _load.read_source(file)
+    read, text = load.read_source, load.read_source(file)
     if text.count(mutant.old) != 1:
         raise LookupError(f"{file}: {mutant.old!r} of mutant {mutant.name!r} occurs {text.count(mutant.old)} times")
     changed = text.replace(mutant.old, mutant.new)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_load, "read_source", lambda name: changed if name == file else read(name))
-        _load.build_kernel.cache_clear()
+        patch.setattr(load, "read_source", lambda name: changed if name == file else read(name))
+        load.build_kernel.cache_clear()
         try:
             yield
         finally:
-            _load.build_kernel.cache_clear()
+            load.build_kernel.cache_clear()
 
 
 def assert_caught(file: str, mutant: Mutant, check: Callable[[], object]) -> str:

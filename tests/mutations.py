@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from mutants import Mutant
 
-from mlx_pixword.kernels import _load
+from mlx_pixword.ops.dispatch import load
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
@@ -22,7 +22,7 @@ VALUES = {
 
 def mutations(file: str, after: str = "", until: str = "") -> Iterator[Mutant]:
     """All mutants of ``metal/FILE``, of all lines or those between two marks; each stands for the whole text."""
-    text = _load.read_source(file)
+    text = load.read_source(file)
     lines = text.split("\n")
     starts = next(number for number, line in enumerate(lines) if line.startswith(after)) if after else 0
     ends = [number for number, line in enumerate(lines) if until and line.startswith(until)] or [len(lines)]

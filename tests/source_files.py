@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_pixword.errors import PixWordError
+from mlx_pixword.common.errors import PixWordError
 
 REFERENCE = "<|image|>{}<|/image|>"
 

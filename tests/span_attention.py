@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_pixword.kernels._spans import attend
+from mlx_pixword.ops.span_attention import attend
 
 TURN = 2 * np.pi / 2**32  # radians of a unit of frequency
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from source_files import BLUE, RED, names, open_descriptors, png, refused, shown, write, write_tar, write_zip
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import archives
 from mlx_pixword.data.archives import open_archive
 from mlx_pixword.data.base import Picture
 from mlx_pixword.data.pictures import ArchivePicture
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage
 
 
 @pytest.fixture(params=["zip", "tar"])

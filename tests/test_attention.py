@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword import elementary
-from mlx_pixword.kernels import attention as module
-from mlx_pixword.kernels.attention import attention
+from mlx_pixword.ops import attention as module
+from mlx_pixword.ops import exponentials
+from mlx_pixword.ops.attention import attention
 
 SCALE = 0.3
 
@@ -34,7 +34,7 @@ def test_every_mask_agrees_with_float64(
     pays: bool, queries: int, keys: int, kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "polynomials_pay", lambda _: pays)
-    monkeypatch.setattr(elementary, "polynomials_pay", lambda _: pays)
+    monkeypatch.setattr(exponentials, "polynomials_pay", lambda _: pays)
     q, k, v = inputs(rng, queries, keys)
     sees = np.ones((2, queries, keys), bool)
     if kind == "causal":
@@ -54,7 +54,7 @@ def test_gradients_agree_with_mlx(rng: np.random.Generator, monkeypatch: pytest.
     gradients = []
     for pays in (True, False):
         monkeypatch.setattr(module, "polynomials_pay", lambda _, pays=pays: pays)
-        monkeypatch.setattr(elementary, "polynomials_pay", lambda _, pays=pays: pays)
+        monkeypatch.setattr(exponentials, "polynomials_pay", lambda _, pays=pays: pays)
         total = lambda q, k, v: (attention(q, k, v, SCALE, "causal") * weights).sum()  # noqa: E731
         gradients.append(mx.grad(total, argnums=(0, 1, 2))(*arrays))
     for ours, theirs in zip(*gradients, strict=True):

@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword.batch import (
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.model.batch import (
     BOS,
     END_IMAGE,
     EOS,
@@ -25,10 +26,9 @@ from mlx_pixword.batch import (
     make_document,
     split_document,
 )
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.losses import loss_sums
-from mlx_pixword.model import PixWordModel
-from mlx_pixword.windows import to_windows
+from mlx_pixword.model.losses import loss_sums
+from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.pixels.windows import to_windows
 
 V, K, W = 50, 64, 2  # words, pix tokens, window side
 

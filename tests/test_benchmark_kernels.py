@@ -7,10 +7,10 @@ import kernels as benchmark
 import mlx.core as mx
 import pytest
 
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.kernels import _load
-from mlx_pixword.kernels._kernel import Kernel, KernelError
-from mlx_pixword.kernels.registry import KERNELS
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.ops.dispatch import load
+from mlx_pixword.ops.dispatch.kernel import Kernel, KernelError
+from mlx_pixword.ops.survey import KERNELS
 
 
 def printed(capsys):
@@ -20,7 +20,7 @@ def printed(capsys):
 
 
 def test_every_kernel_is_counted_against_its_floor(capsys, tmp_path):
-    real = _load.metal_kernel
+    real = load.metal_kernel
     benchmark.main(["--save", str(tmp_path)])
     table, result = printed(capsys)
     assert result["emulated"] and len(table) == len(result["rows"])
@@ -30,7 +30,7 @@ def test_every_kernel_is_counted_against_its_floor(capsys, tmp_path):
         assert row["threadgroup_bytes"] <= 32768
     (kept,) = tmp_path.iterdir()
     assert kept.name.startswith("kernels-") and json.loads(kept.read_text()) == result
-    assert _load.metal_kernel is real and _load.build_kernel.cache_info().currsize == 0
+    assert load.metal_kernel is real and load.build_kernel.cache_info().currsize == 0
 
 
 def test_folding_moves_the_floor(capsys):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import mlx_pixword as pw
-from mlx_pixword.model import PixWordModel
+from mlx_pixword.model.network import PixWordModel
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--rounds", "3", "--seconds", "0.02", "--image-size", "32", "--window-size", "8"]

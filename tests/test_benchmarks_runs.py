@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from ranks import ring_bytes
-from small_runs import command, make_data, outcome
+from shared.tiny_runs import command, make_data, outcome
 from soak import SoakArgs, look, verdict
 
-from mlx_pixword.errors import PixWordError
+from mlx_pixword.common.errors import PixWordError
 
 ROOT = Path(__file__).parents[1]
 

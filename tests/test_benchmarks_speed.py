@@ -16,11 +16,20 @@ from pathlib import Path
 import generation
 import numpy as np
 import pytest
-import rounds
 import train_step
-from squares import IGNORE, LossWeights, SquareBatch, draw_pixels, query_mask, square_batch, square_side, square_windows
-from train_sides import draw_keys, mlx_batches, split
-from workload import (
+from peer.padding import (
+    IGNORE,
+    LossWeights,
+    SquareBatch,
+    draw_pixels,
+    query_mask,
+    square_batch,
+    square_side,
+    square_windows,
+)
+from peer.train_sides import draw_keys, mlx_batches, split
+from shared import rounds
+from shared.workload import (
     CASES,
     Job,
     check_job,
@@ -33,15 +42,15 @@ from workload import (
     write_job,
 )
 
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.data.loader import Encoder
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.skips import SkipLog
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.tokenizer import train_tokenizer
-from mlx_pixword.training.settings import TrainArgs
-from mlx_pixword.windows import to_windows
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
+from mlx_pixword.pixels.windows import to_windows
 
 ROOT = Path(__file__).parents[1]
 HAS_TORCH = find_spec("torch") is not None
@@ -194,7 +203,7 @@ def test_memory_is_counted_in_bytes() -> None:
 
 def worker(tmp_path: Path, body: str) -> rounds.Worker:
     script = tmp_path / "script.py"
-    script.write_text(f"import sys\nfrom rounds import serve\nassert sys.argv[1] == 'worker'\n{body}\n")
+    script.write_text(f"import sys\nfrom shared.rounds import serve\nassert sys.argv[1] == 'worker'\n{body}\n")
     return rounds.Worker(script, "x", env={"PYTHONPATH": str(ROOT / "benchmarks"), "MARK": "here"})
 
 

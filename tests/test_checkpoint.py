@@ -11,9 +11,10 @@ import mlx.optimizers as optim
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_pixword import files
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.model import PixWordModel
+from mlx_pixword.common import files
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.config.train import TrainArgs
+from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training import checkpoint as module
 from mlx_pixword.training.checkpoint import (
     Checkpoint,
@@ -26,7 +27,6 @@ from mlx_pixword.training.checkpoint import (
     set_random_state,
 )
 from mlx_pixword.training.optimizer import make_optimizer
-from mlx_pixword.training.settings import TrainArgs
 
 Build = Callable[..., PixWordModel]
 STORED = Path(__file__).parent / "stored" / "checkpoint-1"

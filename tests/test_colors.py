@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword.colors import FOLD_FACTORS, fold_colors, num_levels, num_pix_tokens, unfold_colors
-from mlx_pixword.errors import PixWordError
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.pixels.colors import FOLD_FACTORS, fold_colors, num_levels, num_pix_tokens, unfold_colors
 
 SAMPLE = 2**17  # tokens that stand for all of them where there are more
 CHANNEL = np.arange(256)

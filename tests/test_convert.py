@@ -14,11 +14,11 @@ import pytest
 import reference as ref
 
 import mlx_pixword as pw
-from mlx_pixword.cli import run_command
+from mlx_pixword.common.cli import run_command
+from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.convert import ConvertSettings, convert, main
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.tensors import read_safetensors
-from mlx_pixword.tokenizer import train_tokenizer
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.weights.safetensors import read_safetensors
 
 SIZES = {"D": 32, "heads": 4, "kv_heads": 2, "layers": 2, "image_layers": 2, "ffn": 48, "V": 11, "f": 64}
 CFG = ref.Config(heads=4, kv_heads=2, window_size=4, fold_factor=64)

@@ -14,11 +14,17 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_pixword import model as network
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
-from mlx_pixword.config import PRESETS, make_config
-from mlx_pixword.costs import (
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.config.run import PRESETS, make_config
+from mlx_pixword.config.train import TrainArgs
+from mlx_pixword.inference.growing_images import Decoder
+from mlx_pixword.inference.token_layers import Matrices, Rows
+from mlx_pixword.inputs.processor import tokens_of
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
+from mlx_pixword.model.network import PixWordModel, network, num_parameters
+from mlx_pixword.pixels.windows import window_order
+from mlx_pixword.planning.costs import (
     Load,
     attention_pairs,
     drawing_flops,
@@ -28,14 +34,7 @@ from mlx_pixword.costs import (
     parameters,
     training_flops,
 )
-from mlx_pixword.decoding import Decoder
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.model import PixWordModel, num_parameters
-from mlx_pixword.processor import tokens_of
-from mlx_pixword.rows import Matrices, Rows
-from mlx_pixword.training.settings import TrainArgs
 from mlx_pixword.training.step import _objective
-from mlx_pixword.windows import window_order
 
 Build = Callable[..., PixWordModel]
 Counts = Counter[str]

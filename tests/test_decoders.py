@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from source_files import open_descriptors, png, write_zip
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import decoders as module
 from mlx_pixword.data.decoders import Decoders
 from mlx_pixword.data.pictures import FilePicture
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage
 
 REPLACED = """
 import os, signal, sys, time

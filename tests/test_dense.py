@@ -13,17 +13,17 @@ from brute_force import pixel_logits, reference_weights
 from mlx.utils import tree_flatten, tree_map
 
 import mlx_pixword as pw
-from mlx_pixword import likelihood
-from mlx_pixword.batch import IMAGE, NO_TARGET, Batch, Document, collate, draw_offsets
+from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.skips import SkipLog
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.kernels.conditional_attention import conditional_attention
-from mlx_pixword.losses import loss_sums, weighted_loss
-from mlx_pixword.model import PixWordModel
-from mlx_pixword.processor import Processor
-from mlx_pixword.tokenizer import train_tokenizer
+from mlx_pixword.inference import likelihood
+from mlx_pixword.inputs.processor import Processor
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.batch import IMAGE, NO_TARGET, Batch, Document, collate, draw_offsets
+from mlx_pixword.model.losses import loss_sums, weighted_loss
+from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.ops.conditional_attention import conditional_attention
 
 Build = Callable[..., PixWordModel]
 

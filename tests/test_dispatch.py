@@ -15,12 +15,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword.errors import PixWordError, PixWordWarning
-from mlx_pixword.kernels import _dispatch as module
-from mlx_pixword.kernels import _trial
-from mlx_pixword.kernels._dispatch import Kernel, KernelError, decide, decisions, dispatch
+from mlx_pixword.common.errors import PixWordError, PixWordWarning
+from mlx_pixword.ops.dispatch import choose as module
+from mlx_pixword.ops.dispatch import trial
+from mlx_pixword.ops.dispatch.choose import Kernel, KernelError, decide, decisions, dispatch
 
-RACE = _trial.race  # the fixture below puts another in its place
+RACE = trial.race  # the fixture below puts another in its place
 calls: list[str] = []  # which implementation ran, in order
 
 
@@ -59,7 +59,7 @@ def _mac(monkeypatch):
     """A machine with Metal where every kernel is twice as fast as its reference, and nothing is decided yet."""
     monkeypatch.setattr(module, "_metal_available", lambda: True)
     monkeypatch.setattr(module, "_decisions", {})
-    monkeypatch.setattr(_trial, "race", lambda runs: [1.0, 2.0])
+    monkeypatch.setattr(trial, "race", lambda runs: [1.0, 2.0])
     monkeypatch.delenv("PIXWORD_KERNELS", raising=False)
     calls.clear()
 
@@ -148,7 +148,7 @@ def test_an_equal_and_faster_kernel_is_used():
 
 
 def test_an_equal_and_slower_kernel_is_not_used_and_nobody_is_warned(monkeypatch):
-    monkeypatch.setattr(_trial, "race", lambda runs: [2.0, 1.0])
+    monkeypatch.setattr(trial, "race", lambda runs: [2.0, 1.0])
     out, ran = last_run(KERNEL, X, Y, 2.0)
     assert ran == "reference" and np.array_equal(out, [1, -16, 6])
     (found,) = decisions()
@@ -196,9 +196,9 @@ def test_tolerances_are_those_of_the_type(dtype, off, used):
 
 def test_the_page_says_what_is_tolerated():
     page = " ".join((Path(__file__).parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8").split())
-    shares = [f"{share:.0e} in {str(dtype).rpartition('.')[2]}" for dtype, share in _trial.TOLERANCE.items()]
+    shares = [f"{share:.0e} in {str(dtype).rpartition('.')[2]}" for dtype, share in trial.TOLERANCE.items()]
     assert ", ".join(shares).replace("e-0", "e-") in page
-    assert _trial.ROUNDS == 5 and "the median of five rounds" in page
+    assert trial.ROUNDS == 5 and "the median of five rounds" in page
     assert all(f"| `{value}` |" in page for value in module.MODES)
 
 
@@ -230,7 +230,7 @@ def test_a_coarse_reference_on_the_gpu_is_settled_on_the_cpu(monkeypatch):
         def __exit__(self, *_):
             coarse[0] = True
 
-    monkeypatch.setattr(_trial.mx, "stream", lambda device: Exact())
+    monkeypatch.setattr(trial.mx, "stream", lambda device: Exact())
     assert decide(replace(KERNEL, reference=reference), X, Y, 2.0).verified
 
 
@@ -396,7 +396,7 @@ def test_verify_compares_every_call_and_raises(monkeypatch):
 
 def test_verify_runs_the_kernel_though_it_is_slower(monkeypatch):
     monkeypatch.setenv("PIXWORD_KERNELS", "verify")
-    monkeypatch.setattr(_trial, "race", lambda runs: [2.0, 1.0])
+    monkeypatch.setattr(trial, "race", lambda runs: [2.0, 1.0])
     dispatch(KERNEL, X, Y, 2.0)
     assert calls[-1] == "metal"
 
@@ -425,7 +425,7 @@ def test_verify_in_a_compiled_function_is_as_on(monkeypatch):
 
 
 def test_the_faster_of_two_real_runs_is_found(monkeypatch):
-    monkeypatch.setattr(_trial, "race", RACE)
+    monkeypatch.setattr(trial, "race", RACE)
 
     def repeated(times):
         def run(x):
@@ -442,7 +442,7 @@ def test_the_faster_of_two_real_runs_is_found(monkeypatch):
 
 
 def test_gradients_are_timed_too(monkeypatch):
-    monkeypatch.setattr(_trial, "race", RACE)
+    monkeypatch.setattr(trial, "race", RACE)
 
     @mx.custom_function
     def slow_backward(x):
@@ -473,4 +473,4 @@ def test_runs_take_turns_and_the_first_one_is_not_timed():
 
     a, b = RACE([run("a", 0.002), run("b", 0.004)])
     assert 0.002 <= a < 0.05 and 0.004 <= b < 0.05
-    assert [name for name, _ in groupby(order[4:])] == ["a", "b"] * _trial.ROUNDS
+    assert [name for name, _ in groupby(order[4:])] == ["a", "b"] * trial.ROUNDS

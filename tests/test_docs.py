@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 import mlx_pixword as pw
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.colors import color_features, num_pix_tokens
-from mlx_pixword.config import PRESETS, make_config
-from mlx_pixword.model import PixWordModel, num_parameters
-from mlx_pixword.rotary import inverse_frequencies
-from mlx_pixword.windows import num_windows
+from mlx_pixword.config.run import PRESETS, make_config
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.network import PixWordModel, num_parameters
+from mlx_pixword.ops.rotary import inverse_frequencies
+from mlx_pixword.pixels.colors import color_features, num_pix_tokens
+from mlx_pixword.pixels.windows import num_windows
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page for folder in (".", "docs", "examples", "benchmarks") for page in (ROOT / folder).glob("*.md"))

@@ -11,12 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword import model as network
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.config import make_config
-from mlx_pixword.costs import drawing_flops, image_load, key_width, matrix_parameters, parameters
-from mlx_pixword.footprint import drawing_work, layer_bytes, optimizer_work, training_memory, training_work
-from mlx_pixword.model import PixWordModel
+from mlx_pixword.config.run import make_config
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.network import PixWordModel, network
+from mlx_pixword.planning.costs import drawing_flops, image_load, key_width, matrix_parameters, parameters
+from mlx_pixword.planning.footprint import drawing_work, layer_bytes, optimizer_work, training_memory, training_work
 
 Build = Callable[..., PixWordModel]
 FREE = (  # views, and the few rows of the rotary table that all heads share
@@ -43,7 +42,7 @@ def test_bytes_of_a_layer_are_those_of_its_operations(
     small_model: Build, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """Norms and attention, which are one kernel each on a GPU, are stood in for by one operation each."""
-    monkeypatch.setattr("mlx_pixword.elementary.polynomials_pay", lambda *_: False)
+    monkeypatch.setattr("mlx_pixword.ops.exponentials.polynomials_pay", lambda *_: False)
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, weight, eps: mx.abs(x))
     monkeypatch.setattr(
         network, "attention", lambda q, k, v, scale, mask: mx.concatenate([q, k, v], axis=1)[:, : q.shape[1]]
@@ -107,13 +106,13 @@ import json, sys
 import mlx_pixword, mlx.core as mx, mlx.nn as nn, numpy as np
 from mlx.utils import tree_flatten
 from mlx_pixword import elementary
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, collate, make_document
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, collate, make_document
 from mlx_pixword.kernels import attention
-from mlx_pixword.model import PixWordModel
-from mlx_pixword.processor import tokens_of
-from mlx_pixword.training.chunks import make_chunked_gradient
-from mlx_pixword.training.settings import TrainArgs
+from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.inputs.processor import tokens_of
+from mlx_pixword.training.chunked_gradient import make_chunked_gradient
+from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.training.step import _objective
 
 mx.set_default_device(mx.cpu)

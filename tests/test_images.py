@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mlx_pixword import images
-from mlx_pixword.errors import BadImage
-from mlx_pixword.images import FORMATS, IMAGE_SUFFIXES, decode_image
+from mlx_pixword.common.errors import BadImage
+from mlx_pixword.pixels import images
+from mlx_pixword.pixels.images import FORMATS, IMAGE_SUFFIXES, decode_image
 
 ROOT = Path(__file__).parents[1]
 GREY = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
@@ -118,7 +118,7 @@ def test_broken_orientation_is_ignored(exif):
 
 def test_importing_silences_pillow():
     code = """
-import io, mlx_pixword.images as images
+import io, mlx_pixword.pixels.images as images
 from PIL import Image
 file = io.BytesIO()
 Image.new("RGB", (4, 4)).save(file, "JPEG", exif=b"Exif\\0\\0MM\\0*\\0\\0\\xff\\xff")

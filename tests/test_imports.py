@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,19 +13,12 @@ import pytest
 import mlx_pixword as pw
 
 PACKAGE = Path(pw.__file__).parent
-ROOT = "__init__"  # the package itself, a window on modules of all levels but the command lines
-ORDER = (  # from the ground up; a module may import those before it, and those of its own starred group
-    "errors", "files", "settings", "cli", "_blas", "chips", "plan_table",
-    "colors", "windows", "images", "batch", "rotary", "elementary", "tensors", "args", "costs", "footprint",
-    "kernels.*", "model", "losses",
-    "tokenizer", "processor",
-    "data.*",
-    "sampling", "cache", "likelihood", "generation", "rows", "numpy_rows", "stack", "decoding", "drawing",
-    "hub",
-    "training.settings", "config", "training.*",
-    ROOT,
-    "draw_command", "pretrain", "generate", "evaluate", "convert", "doctor", "plan",
+ROOT = "__init__"  # the package itself, a window on all folders
+ORDER = (  # downwards: a folder imports from those before it; folders of one line know nothing of each other
+    "common", "pixels", "ops", "model", "config", "inputs", "data | weights | inference", "evaluation", "planning",
+    "training", "apps",
 )  # fmt: skip
+COMMANDS = ("pretrain", "generate", "evaluate", "convert", "doctor", "plan")  # may import every folder
 HEAVY = ("mlx", "mlx.core", "mlx_lm", "transformers", "matplotlib", "numpy", "PIL", "tokenizers", "sentencepiece")
 
 Sources = Mapping[str, str]  # a module's name inside the package, and its text
@@ -41,9 +34,16 @@ def name_of(path: Path) -> str:
 
 
 def level(module: str) -> int:
-    """Place in the order; a name counts before the starred group that holds it. -1 if there is none."""
-    group = module.split(".")[0] + ".*"
-    return next((ORDER.index(name) for name in (module, group) if name in ORDER), -1)
+    """Place of a module's folder in the order; commands come last, and -1 is no place at all."""
+    folder, inside, _ = module.partition(".")
+    if not inside:
+        return len(ORDER) if folder in COMMANDS or folder in (ROOT, "__main__") else -1
+    return next((place for place, line in enumerate(ORDER) if folder in line.split(" | ")), -1)
+
+
+def folder_of(module: str) -> str:
+    """``ops.dispatch`` for ``ops.dispatch.load`` and for the folder's own ``__init__``; "" for commands."""
+    return module.rpartition(".")[0]
 
 
 def find(dotted: str, sources: Sources) -> str | None:
@@ -82,21 +82,35 @@ def hidden(module: str, sources: Sources) -> list[str]:
     return [text for text in texts if text[0] not in "'\"" or text[1] == "." or text[1:].startswith(pw.__name__)]
 
 
-def violations(sources: Sources) -> list[str]:
-    """Upward imports, modules without a place, and the first circle, a line each."""
-    graph = {module: sorted({*imports(module, sources)} - {module}) for module in sources}
-    found = [f"{module} has no place in ORDER" for module in sources if level(module) < 0]
-    found += [f"{module} imports {text} by name" for module in sources for text in hidden(module, sources)]
-    for module, imported in graph.items():
-        here = level(module)
-        shared = ORDER[here].endswith(".*")
-        wrong = [other for other in imported if level(other) > here or (level(other) == here and not shared)]
-        found += [f"{module} imports {other}" for other in wrong]
+def is_upward(module: str, other: str) -> bool:
+    """Whether an import goes to a later folder, to one beside it, or from a folder or a command to a command."""
+    here, there = level(module), level(other)
+    if there == len(ORDER):
+        return module != "__main__"
+    beside = here == there and module.split(".")[0] != other.split(".")[0]
+    return there > here or beside
+
+
+def circles(graph: Mapping[str, Iterable[str]], what: str) -> list[str]:
+    """The first circle of a graph, as a line."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        found.append("circle: " + " -> ".join(reversed(error.args[1])))
-    return found
+        return [f"circle of {what}: " + " -> ".join(reversed(error.args[1]))]
+    return []
+
+
+def violations(sources: Sources) -> list[str]:
+    """Upward imports, modules without a place, and the first circles of files and of folders, a line each."""
+    graph = {module: sorted({*imports(module, sources)} - {module}) for module in sources}
+    found = [f"{module} has no place in ORDER" for module in sources if level(module) < 0]
+    found += [f"{module} imports {text} by name" for module in sources for text in hidden(module, sources)]
+    found += [f"{module} imports {other}" for module in graph for other in graph[module] if is_upward(module, other)]
+    folders: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        here = folder_of(module)
+        folders.setdefault(here, set()).update(folder_of(other) for other in imported if folder_of(other) != here)
+    return found + circles(graph, "files") + circles(folders, "folders")
 
 
 SOURCES = read_sources()
@@ -110,38 +124,46 @@ def test_imports_go_down_and_never_in_circles() -> None:
 
 
 def test_the_checker_sees_the_imports_there_are() -> None:
-    assert {"args", "batch", "colors", "rotary"} <= set(imports("model", SOURCES))
-    assert {"config", "training.run", "training.step"} <= set(imports("training.trainer", SOURCES))
-    assert {"data.loader", "tokenizer"} <= set(imports("training.run", SOURCES))
+    assert {"model.args", "model.batch", "pixels.colors", "ops.rotary"} <= set(imports("model.network", SOURCES))
+    assert {"config.run", "training.setup", "training.step"} <= set(imports("training.trainer", SOURCES))
+    assert {"data.loader", "inputs.tokenizer"} <= set(imports("training.setup", SOURCES))
     assert "training.trainer" in set(imports("pretrain", SOURCES))  # inside a function
-    assert set(imports("_blas", SOURCES)) == set() == set(imports("errors", SOURCES))
+    assert set(imports("common.blas", SOURCES)) == set() == set(imports("common.errors", SOURCES))
+
+
+def test_folders_say_what_lives_there_and_define_nothing() -> None:
+    folders = [module for module in SOURCES if module.endswith(f".{ROOT}")]
+    assert {name.split(".")[0] for name in folders} == {name.split(".")[0] for name in SOURCES if "." in name}
+    for name in folders:
+        (only,) = ast.parse(SOURCES[name]).body
+        said = ast.get_docstring(ast.parse(SOURCES[name]))
+        assert isinstance(only, ast.Expr) and said and "Start with" in said and said.count("\n") <= 3, name
 
 
 PLANTED = [
-    ("colors", "from .model import ModelArgs", "colors imports model"),
-    ("colors", "from . import model", "colors imports model"),
-    ("colors", "import mlx_pixword.model", "colors imports model"),
-    ("colors", "import mlx_pixword.data.loader as x", "colors imports data.loader"),
-    ("colors", "from mlx_pixword import model", "colors imports model"),
-    ("colors", "from mlx_pixword.model import *", "colors imports model"),
-    ("colors", "from mlx_pixword.data import loader", "colors imports data.loader"),
-    ("colors", "from . import __version__", "colors imports __init__"),
-    ("colors", "def f():\n    from .windows import fit_size", "colors imports windows"),
+    ("pixels.colors", "from ..model.network import Layer", "pixels.colors imports model.network"),
+    ("pixels.colors", "from ..model import network", "pixels.colors imports model.network"),
+    ("pixels.colors", "import mlx_pixword.model.network", "pixels.colors imports model.network"),
+    ("pixels.colors", "import mlx_pixword.data.loader as x", "pixels.colors imports data.loader"),
+    ("pixels.colors", "from mlx_pixword import model", "pixels.colors imports model.__init__"),
+    ("pixels.colors", "from mlx_pixword.model.network import *", "pixels.colors imports model.network"),
+    ("pixels.colors", "from mlx_pixword.data import loader", "pixels.colors imports data.loader"),
+    ("pixels.colors", "from .. import __version__", "pixels.colors imports __init__"),
+    ("common.errors", "def f():\n    from ..pixels.windows import fit_size", "common.errors imports pixels.windows"),
     (
-        "colors",
-        "class A:\n    def f(self):\n        if 1:\n            from .data import loader",
-        "colors imports data.loader",
+        "pixels.colors",
+        "class A:\n    def f(self):\n        if 1:\n            from ..data import loader",
+        "pixels.colors imports data.loader",
     ),
     (
-        "colors",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .batch import Batch",
-        "colors imports batch",
+        "pixels.colors",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..model.batch import Batch",
+        "pixels.colors imports model.batch",
     ),
-    ("data.base", "from ..hub import load", "data.base imports hub"),
-    ("data.base", "from .. import hub", "data.base imports hub"),
-    ("training.settings", "from ..config import RunConfig", "training.settings imports config"),
-    ("training.settings", "from .trainer import pretrain", "training.settings imports training.trainer"),
-    ("hub", "from .doctor import main", "hub imports doctor"),
+    ("data.base", "from ..weights.directory import load", "data.base imports weights.directory"),  # beside it
+    ("inference.words", "from ..data import loader", "inference.words imports data.loader"),
+    ("config.train", "from ..training.trainer import pretrain", "config.train imports training.trainer"),
+    ("weights.directory", "from ..doctor import main", "weights.directory imports doctor"),
     ("generate", "from .evaluate import main", "generate imports evaluate"),
     ("__init__", "from .doctor import main", "__init__ imports doctor"),
 ]
@@ -152,24 +174,34 @@ def test_a_planted_upward_import_is_found(module: str, text: str, found: str) ->
     assert found in violations(SOURCES | {module: f"{SOURCES[module]}\n{text}\n"})
 
 
-def test_a_planted_circle_is_found() -> None:
+def test_a_planted_circle_of_files_is_found() -> None:
     circle = violations(SOURCES | {"data.base": SOURCES["data.base"] + "\ndef f():\n    from .loader import Loader\n"})
-    assert len(circle) == 1 and circle[0].startswith("circle: ")
+    assert len(circle) == 1 and circle[0].startswith("circle of files: ")
     assert "data.base" in circle[0] and "data.loader" in circle[0]
+
+
+def test_a_planted_circle_of_folders_is_found() -> None:
+    """Two folders may know each other without a circle of files: `ops.dispatch` looks back at `ops`."""
+    circle = violations(
+        SOURCES | {"ops.dispatch.load": SOURCES["ops.dispatch.load"] + "\nfrom ..rotary import rotate\n"}
+    )
+    assert len(circle) == 1 and circle[0].startswith("circle of folders: ")
+    assert "ops" in circle[0] and "ops.dispatch" in circle[0]
 
 
 def test_a_new_module_needs_a_place() -> None:
     assert violations(SOURCES | {"extra": ""}) == ["extra has no place in ORDER"]
+    assert violations(SOURCES | {"extra.inner": ""}) == ["extra.inner has no place in ORDER"]
     assert violations(SOURCES | {"data.extra": "from .loader import Loader"}) == []
 
 
 @pytest.mark.parametrize(
-    "call", ["importlib.import_module('.model')", "__import__('mlx_pixword.model')", "__import__(x)"]
+    "call", ["importlib.import_module('.model')", "__import__('mlx_pixword.model.network')", "__import__(x)"]
 )
 def test_an_import_by_name_is_found(call: str) -> None:
-    (found,) = violations(SOURCES | {"colors": call})
-    assert found.startswith("colors imports ") and found.endswith(" by name")
-    assert violations(SOURCES | {"colors": "importlib.import_module('torch')"}) == []
+    (found,) = violations(SOURCES | {"pixels.colors": call})
+    assert found.startswith("pixels.colors imports ") and found.endswith(" by name")
+    assert violations(SOURCES | {"pixels.colors": "importlib.import_module('torch')"}) == []
 
 
 # --- the package itself -----------------------------------------------------------------------------------------------
@@ -204,7 +236,7 @@ def test_the_package_imports_nothing_heavy() -> None:
     loaded = python("import sys, mlx_pixword; print(*sys.modules)").split()
     assert "mlx_pixword" in loaded and not {*HEAVY} & set(loaded)
     own = {name for name in loaded if name.startswith("mlx_pixword.")}
-    assert own == {"mlx_pixword._blas"}
+    assert own == {"mlx_pixword.common", "mlx_pixword.common.blas"}
 
 
 def test_the_package_imports_in_a_fifth_of_a_second() -> None:

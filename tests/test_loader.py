@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.batch import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
+from mlx_pixword.common.errors import BadImage, PixWordError
+from mlx_pixword.config.data import DataArgs
 from mlx_pixword.data import cache as cache_module
 from mlx_pixword.data.base import Picture, Source
 from mlx_pixword.data.cache import TokenCache
 from mlx_pixword.data.loader import Encoder, Loader
 from mlx_pixword.data.open import open_split
 from mlx_pixword.data.plates import PlateSource
-from mlx_pixword.data.settings import DataArgs
 from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage, PixWordError
-from mlx_pixword.tokenizer import train_tokenizer
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
 
 TOKENIZER = train_tokenizer(["0123456789 caption"], 300)
 SIZES = {

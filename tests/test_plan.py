@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mlx_pixword import plan
-from mlx_pixword.chips import CHIPS, Rates, Work, find_chip
-from mlx_pixword.cli import run_command
-from mlx_pixword.config import PRESETS, make_config
-from mlx_pixword.costs import parameters
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.plan_table import binary, duration, prefixed, two_digits
+from mlx_pixword.common.cli import run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.config.run import PRESETS, make_config
+from mlx_pixword.planning.chips import CHIPS, Rates, Work, find_chip
+from mlx_pixword.planning.costs import parameters
+from mlx_pixword.planning.table import binary, duration, prefixed, two_digits
 
 Capture = pytest.CaptureFixture[str]
 

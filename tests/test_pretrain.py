@@ -14,10 +14,10 @@ import yaml
 from PIL import Image
 
 import mlx_pixword as pw
-from mlx_pixword.cli import run_command
-from mlx_pixword.errors import PixWordError
+from mlx_pixword.common.cli import run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.pretrain import main, parse_command
-from mlx_pixword.tokenizer import train_tokenizer
 
 SMALL = {
     "image-size": 16, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1, "image-layers": 1,

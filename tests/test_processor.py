@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.batch import BOS, END_IMAGE, EOS, IMAGE, NO_TARGET, WINDOW, Document
-from mlx_pixword.colors import fold_colors, unfold_colors
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.images import fit_rgb
-from mlx_pixword.processor import Processor, tokens_of
-from mlx_pixword.tokenizer import train_tokenizer
-from mlx_pixword.windows import from_windows, num_windows
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.inputs.processor import Processor, tokens_of
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.batch import BOS, END_IMAGE, EOS, IMAGE, NO_TARGET, WINDOW, Document
+from mlx_pixword.pixels.colors import fold_colors, unfold_colors
+from mlx_pixword.pixels.images import fit_rgb
+from mlx_pixword.pixels.windows import from_windows, num_windows
 
 TOKENIZER = train_tokenizer(["seven red plates", "two plates"], 300)
 SIZES = {

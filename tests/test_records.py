@@ -17,9 +17,9 @@ from source_files import (
     write_zip,
 )
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import base, records
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage
 
 
 def test_json_lines_of_captions(tmp_path):

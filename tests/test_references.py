@@ -5,10 +5,10 @@ import os
 import pytest
 from source_files import RED, png, refused, shown, write, write_zip
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data.base import Picture
 from mlx_pixword.data.pictures import FilePicture
 from mlx_pixword.data.references import image_opener, parse_references, resolve_reference
-from mlx_pixword.errors import BadImage
 
 
 def test_file_picture(tmp_path):

@@ -14,8 +14,8 @@ from PIL import Image
 
 import mlx_pixword as pw
 from mlx_pixword.data.plates import HEIGHT, WIDTH, PlateSource, is_reserved
-from mlx_pixword.hub import save_model
-from mlx_pixword.tokenizer import train_tokenizer
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.weights.directory import save_model
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SHORT = [

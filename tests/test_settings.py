@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
-from mlx_pixword.args import METADATA_KEYS, ModelArgs
-from mlx_pixword.cli import parse
-from mlx_pixword.config import PRESETS, RunConfig, make_config, read_yaml
+from mlx_pixword.common.cli import parse
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import add_arguments, build, convert, default_of, flag, setting
+from mlx_pixword.config.data import DataArgs
+from mlx_pixword.config.run import PRESETS, RunConfig, make_config, read_yaml
+from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.convert import ConvertSettings
-from mlx_pixword.data.settings import DataArgs
-from mlx_pixword.errors import PixWordError
 from mlx_pixword.evaluate import EvaluateArgs
 from mlx_pixword.generate import GenerateArgs
+from mlx_pixword.inference.settings import SampleArgs
+from mlx_pixword.model.args import METADATA_KEYS, ModelArgs
 from mlx_pixword.pretrain import parse_command
-from mlx_pixword.sampling import SampleArgs
-from mlx_pixword.settings import add_arguments, build, convert, default_of, flag, setting
-from mlx_pixword.training.settings import TrainArgs
 
 RUN_SETTINGS = (ModelArgs, DataArgs, TrainArgs)
 ALL_SETTINGS = (*RUN_SETTINGS, SampleArgs, GenerateArgs, EvaluateArgs, ConvertSettings)

@@ -5,9 +5,9 @@ import os
 import pytest
 from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import sources
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage
 
 
 def test_folder_of_images(tmp_path):

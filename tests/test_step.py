@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_pixword.batch import Batch, collate
+from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.data.loader import Encoder
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.skips import SkipLog
-from mlx_pixword.model import PixWordModel
-from mlx_pixword.tokenizer import train_tokenizer
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.batch import Batch, collate
+from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training import step as step_module
 from mlx_pixword.training.optimizer import is_hidden_matrix, make_optimizer, make_schedule, zero_output_projections
-from mlx_pixword.training.settings import TrainArgs
 from mlx_pixword.training.step import make_step
 
 Build = Callable[..., PixWordModel]

@@ -11,10 +11,9 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from mlx_pixword import tokenizer as tokenizer_module
-from mlx_pixword.batch import SPECIAL_WORDS
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.tokenizer import (
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.inputs import tokenizer as tokenizer_module
+from mlx_pixword.inputs.tokenizer import (
     LEAST_VOCAB_SIZE,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
@@ -22,6 +21,7 @@ from mlx_pixword.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
+from mlx_pixword.model.batch import SPECIAL_WORDS
 
 CORPUS = ["seven red plates, 1207", "two blue plates\tand a tab", "Grüße, naïve café", "line\nbreak", "日本語 日本"]
 TEXTS = [

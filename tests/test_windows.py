@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.windows import (
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.pixels.windows import (
     check_geometry,
     fit_size,
     from_windows,

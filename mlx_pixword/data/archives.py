@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import BadImage, PixWordError
+from ..common.errors import BadImage, PixWordError
 
 MAX_MEMBER_BYTES = 2**29  # no image within the pixel limit needs more; a zip bomb unpacks to more
 MAX_RATIO = 200  # unpacked to packed bytes; images are packed already, and blank ones are small

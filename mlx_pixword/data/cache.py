@@ -12,11 +12,11 @@ from threading import get_ident
 
 import numpy as np
 
-from ..args import ModelArgs
-from ..batch import ImageTokens
-from ..errors import PixWordError
-from ..files import trouble
-from ..windows import num_windows, window_order
+from ..common.errors import PixWordError
+from ..common.files import trouble
+from ..model.args import ModelArgs
+from ..model.batch import ImageTokens
+from ..pixels.windows import num_windows, window_order
 
 VERSION = 1  # of the files' contents; a new number leaves old files unread
 

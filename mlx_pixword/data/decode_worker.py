@@ -13,8 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BadImage
-from ..images import decode_image
+from ..common.errors import BadImage
+from ..pixels.images import decode_image
 
 REQUEST = struct.Struct("<cIdQ")  # PATH or BYTES, image size, seconds of processor time, bytes that follow
 ANSWER = struct.Struct("<cIIQ")  # PIXELS or REASON, height, width, bytes that follow

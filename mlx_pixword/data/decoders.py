@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import BadImage
+from ..common.errors import BadImage
 from .base import Picture
 from .decode_worker import ANSWER, BYTES, PATH, PIXELS, REQUEST, wall_limit
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..args import ModelArgs
-from ..batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
-from ..errors import BadImage, PixWordError
-from ..processor import tokens_of
-from ..tokenizer import Tokenizer
+from ..common.errors import BadImage, PixWordError
+from ..inputs.processor import tokens_of
+from ..inputs.tokenizer import Tokenizer
+from ..model.args import ModelArgs
+from ..model.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
 from .base import Picture, Source
 from .cache import TokenCache
 from .decoders import Decoders

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..batch import SPECIAL_WORDS
-from ..errors import PixWordError
-from ..tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from ..common.errors import PixWordError
+from ..config.data import DataArgs
+from ..inputs.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from ..model.batch import SPECIAL_WORDS
 from .base import Source
 from .plates import PlateSource
-from .settings import DataArgs
 from .sources import open_source
 
 TOKENIZER_CHARACTERS = 20_000_000  # enough for 32,000 pieces, and little memory

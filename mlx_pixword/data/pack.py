@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..batch import Document
+from ..model.batch import Document
 
 Row = list[Document]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BadImage
-from ..images import decode_image
+from ..common.errors import BadImage
+from ..pixels.images import decode_image
 from .archives import Archive
 
 

@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import PixWordError
-from ..images import fit_rgb
+from ..common.errors import PixWordError
+from ..pixels.images import fit_rgb
 from .base import Picture, digest_of
 
 WIDTH, HEIGHT = 28, 12  # pixels

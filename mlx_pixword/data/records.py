@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import PixWordError
+from ..common.errors import PixWordError
 from .base import MAX_TEXT_BYTES, Picture, too_long
 from .references import parse_references
 

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import PixWordError
-from ..settings import shown
+from ..common.errors import PixWordError
+from ..common.settings import shown
 from .archives import Archive, is_archive, open_archive
 from .base import Picture
 from .pictures import ArchivePicture, FilePicture

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from threading import Lock
 
-from ..errors import PixWordError
-from ..files import append_text, replace_file
-from ..settings import named
+from ..common.errors import PixWordError
+from ..common.files import append_text, replace_file
+from ..common.settings import named
 
 
 class SkipLog:

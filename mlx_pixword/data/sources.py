@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import PixWordError
-from ..images import IMAGE_SUFFIXES
-from ..settings import named
+from ..common.errors import PixWordError
+from ..common.settings import named
+from ..pixels.images import IMAGE_SUFFIXES
 from .archives import is_archive, is_hidden, open_archive
 from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
 from .pictures import ArchivePicture, FilePicture

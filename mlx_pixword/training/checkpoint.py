@@ -13,11 +13,11 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
-from .. import files
-from ..cli import notice
-from ..errors import PixWordError
-from ..model import PixWordModel
-from ..tensors import read_safetensors
+from ..common import files
+from ..common.cli import notice
+from ..common.errors import PixWordError
+from ..model.network import PixWordModel
+from ..weights.safetensors import read_safetensors
 
 VERSION = 2
 STATE, MANIFEST, WEIGHTS, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..args import ModelArgs
-from ..config import RunConfig
+from ..common.errors import PixWordError
+from ..common.settings import flag
+from ..config.run import RunConfig
 from ..data.base import Source
-from ..errors import PixWordError
-from ..settings import flag
-from ..tokenizer import Tokenizer
+from ..inputs.tokenizer import Tokenizer
+from ..model.args import ModelArgs
 
 # Another value of these is another run: other weights, or other documents in another order.
 _FIXED = (

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.optimizers as optim
 
-from ..model import PixWordModel
-from .settings import TrainArgs
+from ..config.train import TrainArgs
+from ..model.network import PixWordModel
 
 
 def make_schedule(peak: float, args: TrainArgs) -> Callable[[mx.array], mx.array]:

@@ -14,16 +14,16 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .._blas import keep_memory, limit_threads
-from ..batch import Batch
-from ..cli import notice
-from ..errors import PixWordError
-from ..losses import LossSums, loss_sums, weighted_loss
-from ..model import Layer, PixWordModel
-from .chunks import Gradient, Objective, make_chunked_gradient
-from .numbers import LossScale
-from .ranks import Ranks
-from .settings import TrainArgs
+from ..common.blas import keep_memory, limit_threads
+from ..common.cli import notice
+from ..common.errors import PixWordError
+from ..config.train import TrainArgs
+from ..model.batch import Batch
+from ..model.losses import LossSums, loss_sums, weighted_loss
+from ..model.network import Layer, PixWordModel
+from .chunked_gradient import Gradient, Objective, make_chunked_gradient
+from .distributed import Ranks
+from .loss_scale import LossScale
 
 Step = Callable[[Sequence[Batch]], tuple[LossSums, mx.array]]
 

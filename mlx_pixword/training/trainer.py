@@ -10,23 +10,23 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-from .. import files
-from .._blas import release_memory
-from ..batch import Batch, collate
-from ..cli import notice
-from ..config import RunConfig
+from ..common import files
+from ..common.blas import release_memory
+from ..common.cli import notice
+from ..common.errors import PixWordError
+from ..config.run import RunConfig
 from ..data.pack import Row
-from ..errors import PixWordError
+from ..evaluation.samples import mean_losses
+from ..model.batch import Batch, collate
 from .checkpoint import random_state, save_checkpoint
-from .evaluation import evaluate_run, publish_model
-from .folder import resume_command
-from .numbers import names_of, some_of
-from .ranks import RankLost, find_ranks, own_part
-from .report import Reporter, services
-from .run import Run, announce, open_run
-from .samples import mean_losses
+from .distributed import RankLost, find_ranks, own_part
+from .heldout import evaluate_run, publish_model
+from .loss_scale import names_of, some_of
+from .reporter import Reporter, services
+from .run_folder import resume_command
+from .setup import Run, announce, open_run
+from .signals import Stopper
 from .step import bound_cache, is_finite, make_step, prepare_streams, takes_any_size
-from .stopping import Stopper
 
 
 def pretrain(config: RunConfig) -> Path | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fuzzing import Target
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data.pictures import ArchivePicture
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage
 
 NAMES = ("a.zip", "a.tar", "a.tgz")
 MOST = 20  # members that are read of an input

@@ -9,9 +9,9 @@ import numpy as np
 from fuzzing import Finding, Target
 from PIL import Image, ImageDraw
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data.decoders import Decoders
-from mlx_pixword.errors import BadImage
-from mlx_pixword.images import decode_image
+from mlx_pixword.pixels.images import decode_image
 
 SECONDS = 5.0  # of processor time; what is fuzzed is small
 SIZE = 64  # longer side of what is decoded, pixels

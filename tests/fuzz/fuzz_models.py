@@ -13,9 +13,9 @@ from fuzzing import Finding, Target, broken, random_edits
 from odd_json import odd_json
 
 import mlx_pixword as pw
-from mlx_pixword.args import ModelArgs
-from mlx_pixword.model import PixWordModel
-from mlx_pixword.tokenizer import Tokenizer, train_tokenizer
+from mlx_pixword.inputs.tokenizer import Tokenizer, train_tokenizer
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.network import PixWordModel
 
 NAMES = ("config.json", "model.safetensors", "tokenizer.model", "tokenizer.json", "model.safetensors.index.json")
 SMALL = {

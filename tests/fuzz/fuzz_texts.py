@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from fuzzing import Finding, Target, broken, random_edits
 from odd_json import odd_json
 
+from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data.decoders import Decoders
 from mlx_pixword.data.sources import open_source
-from mlx_pixword.errors import BadImage
-from mlx_pixword.tokenizer import Tokenizer, train_tokenizer
+from mlx_pixword.inputs.tokenizer import Tokenizer, train_tokenizer
 
 NAMES = ("a.txt", "a.jsonl", "chat.json")
 MOST = 20  # documents and pictures that are read of an input

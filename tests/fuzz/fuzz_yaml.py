@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fuzzing import Finding, Target
 
-from mlx_pixword.config import PRESETS, make_config, read_yaml
+from mlx_pixword.config.run import PRESETS, make_config, read_yaml
 
 
 def check(data: bytes) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_pixword.errors import PixWordError
+from mlx_pixword.common.errors import PixWordError
 
 LONGEST_MESSAGE = 1500  # characters of an error; known keys are listed in some
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes

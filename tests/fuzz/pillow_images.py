@@ -19,11 +19,11 @@ from pathlib import Path
 from fuzz_images import WORDS, EncodedBytes, seeds
 from fuzzing import broken, random_edits
 
-from mlx_pixword.cli import parse, run_command
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import BadImage, PixWordError
+from mlx_pixword.common.settings import setting
 from mlx_pixword.data.decoders import SECONDS, Decoders
 from mlx_pixword.data.pictures import FilePicture
-from mlx_pixword.errors import BadImage, PixWordError
-from mlx_pixword.settings import setting
 
 IMAGE_SIZE = 224  # longer side of what is decoded, pixels
 KINDS = ("decoded", "named", "crashes", "stalls")

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from fuzzing import Finding, Target, judge, mutant
 
-from mlx_pixword.cli import parse, run_command
-from mlx_pixword.errors import PixWordError
-from mlx_pixword.settings import setting
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import setting
 
 TARGETS = ("images", "texts", "models", "yaml", "archives")
 ENGINES = ("atheris", "hypothesis")

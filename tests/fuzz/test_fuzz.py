@@ -12,7 +12,7 @@ from fuzzing import Finding, Target, broken, judge, mutant, random_edits
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 from run import TARGETS, FuzzArgs, Session, choose, load_target
 
-from mlx_pixword.errors import PixWordError
+from mlx_pixword.common.errors import PixWordError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {"images": 200, "texts": 100, "models": 60, "yaml": 60, "archives": 150}

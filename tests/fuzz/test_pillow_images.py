@@ -8,8 +8,8 @@ import pytest
 from fuzz_images import seeds
 from pillow_images import Outcome, Table, decode, main, mutations
 
+from mlx_pixword.common.errors import BadImage, PixWordError
 from mlx_pixword.data.decoders import Decoders
-from mlx_pixword.errors import BadImage, PixWordError
 
 
 def test_files_are_decoded_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,169 @@
+"""The drawing half of `python -m mlx_pixword.generate`: images to PNG files, a GIF of it, and words after them."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..common.cli import notice
+from ..common.errors import PixWordError
+from ..common.settings import setting
+from .settings import SampleArgs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from ..inputs.processor import Part, Processor
+    from ..model.network import PixWordModel
+    from .draw import Drawing
+
+GIF_SIDE = 256  # pixels at the least of a GIF's longer side: small drawings are shown enlarged
+
+
+@dataclass(frozen=True)
+class DrawArgs(SampleArgs):
+    """Drawing."""
+
+    out_image: Path | None = setting(None, "draw an image into this .png file", metavar="FILE.png")
+    size: str | None = setting(None, "size of the drawing in pixels (default the model's image size)", metavar="WxH")
+    count: int = setting(1, "drawings a prompt; several files are named FILE-1.png, FILE-2.png, ...")
+    complete: Path | None = setting(None, "keep the top of this image and draw the remainder", metavar="FILE")
+    keep: float = setting(0.5, "fraction of the rows of --complete that is kept")
+    gif: bool = setting(False, "also write FILE.gif, which shows the drawing being made")
+    then_words: bool = setting(False, "go on with words after the drawing, printed behind the name of its file")
+    force: bool = setting(False, "write over files that exist")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.keep <= 1:
+            raise PixWordError(f"--keep must lie in 0..1, got {self.keep}")
+        if self.count < 1:
+            raise PixWordError(f"--count must be at least 1, got {self.count}")
+        if self.out_image is None and (self.size or self.complete or self.gif or self.then_words):
+            raise PixWordError("--size, --complete, --gif and --then-words draw; give --out-image FILE.png too")
+        if self.size and self.complete:
+            raise PixWordError("--complete draws at the size of its image; leave out --size")
+
+    def size_wanted(self) -> tuple[int, int] | None:
+        """``(height, width)`` of ``--size WxH``, or None; raises `PixWordError`."""
+        if self.size is None:
+            return None
+        sides = self.size.lower().split("x")
+        if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+            raise PixWordError(f"--size must be two positive integers such as 28x12, got {self.size!r}")
+        return int(sides[1]), int(sides[0])
+
+    def files(self, prompts: int) -> list[Path]:
+        """Where drawings after so many prompts go; raises `PixWordError` for another format or a file that exists."""
+        out = self.out_image
+        if out is None or out.suffix.lower() != ".png":
+            raise PixWordError(f"--out-image must end in .png, got {out}")
+        drawings = prompts * self.count
+        paths = [out] if drawings == 1 else [out.with_stem(f"{out.stem}-{n + 1}") for n in range(drawings)]
+        for path in [*paths, *([out.with_suffix(".gif")] if self.gif else [])]:
+            if path.exists() and not self.force:
+                raise PixWordError(f"{path} exists; choose another name or give --force")
+        if not out.absolute().parent.is_dir():
+            raise PixWordError(f"--out-image {out}: there is no folder {out.parent}")
+        return paths
+
+
+def check(args: DrawArgs, prompts: int) -> None:
+    """Find the mistakes that need no model."""
+    args.files(prompts)
+    args.size_wanted()
+    if args.complete is not None and not args.complete.is_file():
+        raise PixWordError(f"--complete {args.complete}: no such file")
+
+
+def draw_files(
+    model: "PixWordModel", processor: "Processor", prompts: "Sequence[Sequence[Part]]", args: DrawArgs
+) -> None:
+    """Draw after every prompt, show progress, and write the files when all of it is done."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    from ..inputs.processor import tokens_of
+    from .draw import check_size, draw, prompt_documents
+
+    if not model.pixel_queries:
+        notice(
+            "this model was trained without drawn pixels, so the drawing will be noise inside windows; "
+            "train with --pixel-queries 4 or more"
+        )
+    size, kept, rows = _wanted(args, processor)
+    check_size(model.args, size, args.count, max(map(len, prompt_documents(processor, prompts=prompts))))
+    frames = list[Image.Image]()
+    options = {name: getattr(args, name) for name in ("temp", "top_p", "top_k", "min_p", "seed")}
+    drawings = len(prompts) * args.count
+    with tqdm(total=size[0] * size[1] * drawings, unit="px", dynamic_ncols=True) as bar:
+        for drawing in draw(
+            model, processor, size=size, count=args.count, prompts=prompts, keep_rows=rows,
+            keep=None if kept is None else tokens_of(kept, processor.args), **options,
+        ):  # fmt: skip
+            bar.update(drawing.pixels * drawings - bar.n)
+            frames += [_side_by_side(drawing, processor)] if args.gif else []
+    words = _words_after(model, processor, prompts, drawing, args) if args.then_words else None
+    for n, (path, picture) in enumerate(zip(args.files(len(prompts)), drawing.pictures(processor), strict=True)):
+        if kept is not None and rows:
+            picture.paste(Image.fromarray(kept[:rows]))  # in their original colours
+        _write(path, picture)
+        print(path if words is None else f"{path}\t{words[n]}", file=sys.stdout)
+    if args.gif and args.out_image is not None:
+        path = args.out_image.with_suffix(".gif")
+        _write(path, frames[0], save_all=True, append_images=frames[1:], duration=80, loop=0)
+        print(path, file=sys.stdout)
+
+
+def _wanted(args: DrawArgs, processor: "Processor") -> tuple[tuple[int, int], "np.ndarray | None", int]:
+    """The size of a drawing, the image to complete, uint8 ``[h, w, 3]``, and how many of its rows are kept."""
+    from ..pixels.images import decode_file
+
+    if args.complete is None:
+        return args.size_wanted() or (processor.args.image_size,) * 2, None, 0
+    rgb = decode_file(args.complete, "--complete", processor.args.image_size)
+    height, width = rgb.shape[:2]
+    rows = int(args.keep * height)
+    if 0 < rows < height and rows % processor.args.window_size:
+        notice(f"the cut at row {rows} falls inside windows: a drawn pixel does not see kept pixels of later windows")
+    return (height, width), rgb, rows
+
+
+def _words_after(
+    model: "PixWordModel", processor: "Processor", prompts: "Sequence[Sequence[Part]]", drawing: "Drawing",
+    args: DrawArgs,
+) -> list[str]:  # fmt: skip
+    """The words that follow each prompt and its drawing."""
+    from .words import generate_batch
+
+    images, sample = drawing.images(processor), {f.name: getattr(args, f.name) for f in fields(SampleArgs)}
+    batch = processor.batch([[*prompts[n // args.count], image] for n, image in enumerate(images)])
+    return generate_batch(model, processor, batch, **sample)
+
+
+def _side_by_side(drawing: "Drawing", processor: "Processor") -> "Image.Image":
+    """All drawings of a step in one picture, enlarged if small."""
+    from PIL import Image
+
+    pictures = drawing.pictures(processor)
+    sheet = Image.new("RGB", (drawing.width * len(pictures), drawing.height))
+    for n, picture in enumerate(pictures):
+        sheet.paste(picture, (n * drawing.width, 0))
+    times = max(1, GIF_SIDE // max(sheet.size))
+    return sheet.resize((sheet.width * times, sheet.height * times), Image.Resampling.NEAREST)
+
+
+def _write(path: Path, picture: "Image.Image", **options: object) -> None:
+    """Save a picture; readers see the whole file or none."""
+    contents, draft = io.BytesIO(), path.with_name(f".{path.name}.{os.getpid()}")
+    picture.save(contents, path.suffix[1:].upper(), **options)
+    try:
+        draft.write_bytes(contents.getvalue())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise PixWordError(f"{path}: {error.strerror}") from error

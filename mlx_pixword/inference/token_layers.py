@@ -1,0 +1,141 @@
+"""Layers for rows: one place of each sequence at a time, against keys and values that are there, in few operations.
+
+N  rows           D  hidden size    F  feed-forward width    J  keys that a row sees
+H  query heads    G  key heads      d  head size             n  heads of all kinds, H + 2 G (queries, keys, values)
+
+A row is so little work that the number of operations decides. Weights are laid out before: norms go into the matrices
+behind them, and matrices with the same input lie side by side. It is the function of `Layer` in model.py.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..model.args import ModelArgs
+from ..model.network import Layer
+from ..ops.exponentials import swiglu
+from ..ops.rotary import rotary_table
+
+Array: TypeAlias = Any  # MLX's or, in numpy_rows.py, NumPy's
+
+
+class Matrices(NamedTuple):
+    """The matrices of a layer, each ``[inputs, outputs]``, with the weights of its norms folded in."""
+
+    qkv: Array  # [D, n d]
+    out: Array  # [H d, D]
+    gate_up: Array  # [D, 2 F]
+    down: Array  # [F, D]
+
+
+def lay_out(layer: Layer, dtype: mx.Dtype) -> Matrices:
+    """The matrices of a layer in the compute type."""
+    a, f = layer.attention, layer.ffn
+    return Matrices(
+        side_by_side([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype, layer.attention_norm),
+        side_by_side([a.o_proj.weight], dtype),
+        side_by_side([f.gate_proj.weight, f.up_proj.weight], dtype, layer.ffn_norm),
+        side_by_side([f.down_proj.weight], dtype),
+    )
+
+
+def side_by_side(weights: Sequence[mx.array], dtype: mx.Dtype, norm: nn.RMSNorm | None = None) -> mx.array:
+    """``W [outputs, inputs]`` each to ``[inputs, all outputs]``; with a norm of weight g, ``W diag(g)``."""
+    joined = mx.concatenate(list(weights))
+    return mx.contiguous((joined if norm is None else joined * norm.weight).T.astype(dtype))
+
+
+def turns(args: ModelArgs, positions: np.ndarray) -> mx.array:
+    """RoPE as a product of complex numbers, which its pairs are: ``[...]`` to complex ``[..., n, 1, d / 2]``.
+
+    Values are not turned; queries are also scaled by ``d^-0.5``.
+    """
+    table = rotary_table(max(args.max_seq_len, args.window_size**2), args.head_size, args.rope_theta)
+    cos, sin = table[:, positions][..., None, None, :]  # each [..., 1, 1, d / 2]
+    head = np.arange(args.num_heads + 2 * args.num_kv_heads)[:, None, None]
+    turned = np.where(head < args.num_heads + args.num_kv_heads, cos + 1j * sin, 1)
+    return mx.array((turned * np.where(head < args.num_heads, args.head_size**-0.5, 1)).astype(np.complex64))
+
+
+class Cache:
+    """Turned keys and values of one layer, ``[N, G, places, d]`` each, written in place."""
+
+    def __init__(self, shape: Sequence[int], dtype: mx.Dtype) -> None:
+        self.keys: Array = mx.zeros(shape, dtype)
+        self.values: Array = mx.zeros(shape, dtype)
+
+    def put(self, k: Array, v: Array, place: int) -> None:
+        """Write ``[N, G, J, d]`` from a place on."""
+        self.keys[:, :, place : place + k.shape[2]] = k
+        self.values[:, :, place : place + v.shape[2]] = v
+
+    def first(self, places: int) -> tuple[Array, Array]:
+        """Keys and values of the first places."""
+        return self.keys[:, :, :places], self.values[:, :, :places]
+
+
+class Rows:
+    """What a layer does with rows, by MLX's fast operations: one kernel each on a GPU."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        self._args = args
+        self._splits = [args.num_heads, args.num_heads + args.num_kv_heads]
+
+    def keep(self, array: mx.array) -> Array:
+        """An array in the library that rows are computed with."""
+        return array
+
+    def new_cache(self, count: int, places: int) -> Cache:
+        """An empty cache of ``count`` rows."""
+        return Cache((count, self._args.num_kv_heads, places, self._args.head_size), self._args.compute_dtype)
+
+    def norm(self, x: Array) -> Array:
+        """RMSNorm without weight over the last axis."""
+        return mx.fast.rms_norm(x, None, self._args.rms_norm_eps)
+
+    def heads(self, x: Array, qkv: Array) -> Array:
+        """Normed queries, keys and values ``[N, n, 1, d]`` of states ``[N, D]``, before RoPE."""
+        heads = (self.norm(x) @ qkv).reshape(x.shape[0], -1, 1, self._args.head_size)
+        if not self._args.qk_norm:
+            return heads
+        qk, v = mx.split(heads, self._splits[1:], axis=1)
+        return mx.concatenate([self.norm(qk), v], axis=1)
+
+    def combine(
+        self, layer: Matrices, x: Array, heads: Array, turn: Array, cache: Cache, place: int, bias: Array = None
+    ) -> Array:
+        """The layer for states ``x [N, D]``, given their `heads` ``[N, n, 1, d]``.
+
+        Args:
+            turn: complex ``[N or 1, n, 1, d / 2]``, see `turns`.
+            cache, place: where their keys and values go; they see all places up to their own.
+            bias: added to scores, ``[N, 1, 1, places]``; None: 0.
+        """
+        q, k, v = self._turned(heads, turn)
+        cache.put(k, v, place)
+        keys, values = cache.first(place + 1)
+        y = self._attend(q, keys, values, None if bias is None else bias[..., : place + 1])
+        x = self._add_product(x, y.reshape(x.shape[0], -1), layer.out)
+        return self._add_product(x, self._swiglu(self.norm(x) @ layer.gate_up), layer.down)
+
+    def logits(self, x: Array, head: Array) -> Array:
+        """``[N, D]`` to float32 ``[N, K]``."""
+        return (self.norm(x) @ head).astype(mx.float32)
+
+    def _turned(self, heads: Array, turn: Array) -> Array:
+        """Queries, keys and values ``[N, .., 1, d]`` after RoPE."""
+        turned = (heads.astype(mx.float32).view(mx.complex64) * turn).view(mx.float32)
+        return mx.split(turned.astype(heads.dtype), self._splits, axis=1)
+
+    def _attend(self, q: Array, keys: Array, values: Array, bias: Array) -> Array:
+        """``softmax(q k^T + bias) v`` of scaled queries ``[N, H, 1, d]``: ``N H d`` numbers."""
+        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=1.0, mask=bias)
+
+    def _add_product(self, x: Array, y: Array, matrix: Array) -> Array:
+        return mx.addmm(x, y, matrix)
+
+    def _swiglu(self, gate_up: Array) -> Array:
+        return swiglu(*mx.split(gate_up, 2, axis=-1))

@@ -1,0 +1,149 @@
+"""Reading: words after a document of words and images. Samplers and key-value caches are mlx-lm's.
+
+B  rows    V  words    K  pix tokens. What follows is always a word, so the softmax covers the V words alone.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..inputs.processor import Part, Processor
+from ..model.batch import BOS, END_IMAGE, EOS, IMAGE, PAD, UNK, Batch
+from ..model.network import PixWordModel
+from .settings import SampleArgs
+
+NEVER_GENERATED = (UNK, BOS, PAD, IMAGE, END_IMAGE)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One step of a stream.
+
+    Attributes:
+        text: what this step adds.
+        token: the word id.
+        tokens: words generated so far.
+        prompt_elements: words and windows read.
+        prompt_seconds, seconds: time to read the prompt, and to generate since then.
+        finish_reason: None while going on, "stop" at ``</s>``, "length" at a limit.
+    """
+
+    text: str
+    token: int
+    tokens: int
+    prompt_elements: int
+    prompt_seconds: float
+    seconds: float
+    finish_reason: str | None
+
+
+def stream_generate(
+    model: PixWordModel, processor: Processor, parts: Sequence[Part], **sample_args: Any
+) -> Iterator[Response]:
+    """Generate words after a document, one step at a time.
+
+    Args:
+        model, processor: from `pw.load`.
+        parts: texts, images and word ids in reading order.
+        sample_args: fields of `SampleArgs`: max_tokens, temp, top_p, top_k, min_p, repetition_penalty, seed.
+
+    Example:
+        >>> for response in pw.stream_generate(model, processor, [image]):
+        ...     print(response.text, end="", flush=True)
+    """
+    start = time.perf_counter()
+    batch = processor(parts)
+    words, shown, prompt_seconds = list[int](), "", 0.0
+    elements = batch.elements.shape[1]
+    for (word,), last in generate_words(model, batch, SampleArgs(**sample_args)):
+        prompt_seconds = prompt_seconds or time.perf_counter() - start
+        words += [] if word == EOS else [word]
+        text = processor.decode(words)
+        done = word == EOS or last
+        text = text if done else text.rstrip("\ufffd")  # an unfinished character waits for its bytes
+        seconds = time.perf_counter() - start - prompt_seconds
+        reason = "stop" if word == EOS else "length" if last else None
+        yield Response(text[len(shown) :], word, len(words), elements, prompt_seconds, seconds, reason)
+        shown = text
+        if done:
+            return
+
+
+def generate_text(model: PixWordModel, processor: Processor, parts: Sequence[Part], **sample_args: Any) -> str:
+    """The words that follow a document, as one text; arguments as `stream_generate`."""
+    return "".join(response.text for response in stream_generate(model, processor, parts, **sample_args))
+
+
+def generate_batch(model: PixWordModel, processor: Processor, batch: Batch, **sample_args: Any) -> list[str]:
+    """The words that follow each row of a batch, generated together."""
+    rows: list[list[int]] = [[] for _ in batch.documents]
+    done = [False] * len(rows)
+    for words, _ in generate_words(model, batch, SampleArgs(**sample_args)):
+        done = [d or w == EOS for d, w in zip(done, words, strict=True)]
+        for row, word, over in zip(rows, words, done, strict=True):
+            row += [] if over else [word]
+        if all(done):
+            break
+    return [processor.decode(row) for row in rows]
+
+
+def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Iterator[tuple[list[int], bool]]:
+    """Word ids ``[B]`` step by step, with True at the last step; the next step is under way meanwhile."""
+    lengths = [sum(map(len, row)) for row in batch.documents]
+    limit = min(args.max_tokens, model.args.max_seq_len - max(lengths) + 1)
+    choose = _chooser(model.args.vocab_size, args)
+    mx.random.seed(args.seed)
+    cache = _make_cache(model, lengths, batch.elements.shape[1])
+    at_end = mx.array(lengths)[:, None, None] - 1
+    logits = mx.take_along_axis(model(batch, cache), at_end, axis=1)[:, 0]  # [B, V + K]
+    for layer_cache in cache:
+        layer_cache.finalize()
+    history: list[list[int]] = [[] for _ in lengths]
+    words = choose(history, logits)
+    for n in range(limit):
+        current = words
+        if n + 1 < limit and args.repetition_penalty == 1:  # the penalty needs the words themselves first
+            words = choose(history, _extend(model, current, cache))
+            mx.async_eval(words)
+        ids: list[int] = current.tolist()
+        for row, word in zip(history, ids, strict=True):
+            row.append(word)
+        yield ids, n + 1 == limit
+        if n + 1 < limit and args.repetition_penalty != 1:
+            words = choose(history, _extend(model, current, cache))
+
+
+def _extend(model: PixWordModel, words: mx.array, cache: list[Any]) -> mx.array:
+    return model.extend(words[:, None], cache[0].offset[:, None], cache)[:, -1]
+
+
+def _make_cache(model: PixWordModel, lengths: list[int], width: int) -> list[Any]:
+    from mlx_lm.models.cache import BatchKVCache  # mlx-lm takes over a second to import
+
+    caches = [BatchKVCache([0] * len(lengths)) for _ in model.layers]
+    for layer_cache in caches:
+        layer_cache.prepare(right_padding=[width - length for length in lengths])
+    return caches
+
+
+def _chooser(num_words: int, args: SampleArgs) -> Any:
+    """``choose(history, logits [B, V + K]) -> words [B]``."""
+    from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+    sampler = make_sampler(args.temperature(0.0), args.top_p if args.top_p < 1 else 0.0, args.min_p, top_k=args.top_k)
+    penalize = make_logits_processors(
+        repetition_penalty=args.repetition_penalty if args.repetition_penalty != 1 else None
+    )
+    never = mx.zeros(num_words).at[mx.array(NEVER_GENERATED)].add(-mx.inf)
+
+    def choose(history: list[list[int]], logits: mx.array) -> mx.array:
+        logits = logits[:, :num_words] + never
+        for process in penalize:
+            rows = [process(mx.array(past), logits[n : n + 1]) for n, past in enumerate(history)]
+            logits = mx.concatenate(rows)
+        return sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+    return choose

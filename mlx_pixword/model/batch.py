@@ -1,0 +1,308 @@
+"""Documents and batches: the arrays that pass between the data, the model and the losses.
+
+B  rows    L  elements a row (words and windows)    U  distinct windows of a batch    N  windows of a document
+P  pixels a window    V  words    K  pix tokens
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import mlx.core as mx
+import numpy as np
+
+from ..common.errors import PixWordError
+
+UNK, BOS, EOS, PAD, IMAGE, END_IMAGE = range(6)
+SPECIAL_WORDS = ("<unk>", "<s>", "</s>", "<pad>", "<|image|>", "<|/image|>")
+WINDOW = -1  # stands in a document's elements for its next window
+NO_TARGET = -1
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTokens:
+    """An image, folded: ``windows`` int32 ``[N, P]`` padded with K, ``lengths`` ``[N]``, size in pixels."""
+
+    windows: np.ndarray
+    lengths: np.ndarray
+    height: int
+    width: int
+
+    def __repr__(self) -> str:
+        count, size = self.windows.shape
+        return f"ImageTokens({self.width}x{self.height} pixels, {count} windows of {size} at most)"
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A sequence of words and windows.
+
+    Attributes:
+        elements: int32 ``[L]``, a word id, or ``WINDOW`` for the next window.
+        images: the images in reading order; their windows fill the ``WINDOW`` places.
+        closed: True if ``</s>`` follows the last element; it is a target and never fed.
+        name: what a message calls it.
+    """
+
+    elements: np.ndarray
+    images: tuple[ImageTokens, ...] = ()
+    closed: bool = False
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.elements)
+
+    @property
+    def num_pixels(self) -> int:
+        """Valid pixels of all images."""
+        return sum(image.height * image.width for image in self.images)
+
+    def targets(self, num_words: int) -> np.ndarray:
+        """Unified id that each element predicts, int32 ``[L]``; a window's stand-in is its first pixel, ``V + t``."""
+        ids = self.elements.copy()
+        if self.images:
+            ids[ids == WINDOW] = num_words + np.concatenate([image.windows[:, 0] for image in self.images])
+        return np.append(ids[1:], np.int32(EOS if self.closed else NO_TARGET)).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of documents, ready for the model.
+
+    Attributes:
+        elements: int32 ``[B, L]``; below V a word id, from V on ``V + u`` for distinct window ``u``.
+        targets: int32 ``[B, L]``, the unified id an element predicts, or ``NO_TARGET``.
+        positions: int32 ``[B, L]``, counted from 0 in each document.
+        windows: int32 ``[U, P]``, distinct windows, padded with K.
+        lengths: int32 ``[U]``, valid pixels a window, at least 1.
+        reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then the drawn ones.
+        segments: int32 ``[B, L]``, the document of an element within its row, or None when a row is one document.
+        query_places: int32 ``[B, Q]``, the element whose window a drawn pixel belongs to; None without drawn pixels.
+        query_states: int32 ``[B, Q]``, where its state lies among the ``U (1 + M)`` reads.
+        query_targets: int32 ``[B, Q]``, the unified id of the next pixel.
+        query_weights: float32 ``[B, Q]``, ``(P_n - 1) / m_n``, or 0 for padding.
+        documents: the documents row by row, for reading results back.
+    """
+
+    elements: mx.array
+    targets: mx.array
+    positions: mx.array
+    windows: mx.array
+    lengths: mx.array
+    reads: mx.array
+    segments: mx.array | None = None
+    query_places: mx.array | None = None
+    query_states: mx.array | None = None
+    query_targets: mx.array | None = None
+    query_weights: mx.array | None = None
+    documents: tuple[tuple[Document, ...], ...] = ()
+
+    def arrays(self) -> dict[str, mx.array]:
+        """The arrays alone, as a compiled function takes them."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in values if isinstance(value, mx.array)}
+
+    @property
+    def num_targets(self) -> int:
+        """The batch's share of Z: words and boundary pixels, and every other pixel where some are drawn."""
+        targets = sum(len(d) - (not d.closed) for row in self.documents for d in row)
+        images = [image for row in self.documents for d in row for image in d.images]
+        dense = sum(image.height * image.width - len(image.lengths) for image in images)
+        return targets + (dense if self.query_places is not None else 0)
+
+    @property
+    def num_tokens(self) -> int:
+        """Words and valid pixels, repeated windows counted every time."""
+        return sum(int((d.elements != WINDOW).sum()) + d.num_pixels for row in self.documents for d in row)
+
+    def __repr__(self) -> str:
+        rows, length = self.elements.shape
+        windows, size = self.windows.shape
+        return f"Batch({rows} rows x {length} elements, {windows} distinct windows of {size} pixels)"
+
+
+def make_document(parts: Sequence[Sequence[int] | ImageTokens], *, closed: bool = False) -> Document:
+    """Join word ids and images into one document, exactly as given: no mark is put in."""
+    elements = [
+        np.full(len(p.lengths), WINDOW, np.int32) if isinstance(p, ImageTokens) else np.asarray(p, np.int32)
+        for p in parts
+    ]
+    images = tuple(p for p in parts if isinstance(p, ImageTokens))
+    return Document(np.concatenate([*elements, np.empty(0, np.int32)]), images, closed)
+
+
+def split_document(document: Document, max_length: int) -> list[Document]:
+    """Cut a document into pieces of at most ``max_length`` elements, never inside ``<|image|> .. <|/image|>``.
+
+    Each piece starts with ``<s>``; only the last one keeps ``closed``. An image that fits no piece raises
+    `PixWordError`.
+    """
+    if len(document) <= max_length:
+        return [document]
+    pieces: list[list[np.ndarray]] = [[]]
+    room = max_length
+    for unit in _units(document.elements):
+        if len(unit) > max_length - 1:
+            raise PixWordError(
+                f"an image has {len(unit)} elements, max_seq_len {max_length} holds {max_length - 1} and `<s>`"
+            )
+        if len(unit) > room:
+            pieces.append([np.array([BOS], np.int32)])
+            room = max_length - 1
+        pieces[-1].append(unit)
+        room -= len(unit)
+    return _with_images([np.concatenate(piece) for piece in pieces], document)
+
+
+def _units(elements: np.ndarray) -> list[np.ndarray]:
+    """What must stay together: single words, and images from mark to mark."""
+    inside = np.cumsum(elements == IMAGE) - np.cumsum(elements == END_IMAGE)  # 1 from <|image|> to the last window
+    starts = np.flatnonzero((inside == 0) | (elements == IMAGE))
+    starts = starts[(elements[starts] != END_IMAGE) | (starts == 0)]
+    return np.split(elements, starts[starts > 0])
+
+
+def _with_images(pieces: list[np.ndarray], document: Document) -> list[Document]:
+    """Give each piece the images whose windows it holds."""
+    images = iter(document.images)
+    documents = []
+    for n, elements in enumerate(pieces):
+        count = int((elements == WINDOW).sum())
+        own: list[ImageTokens] = []
+        while sum(len(image.lengths) for image in own) < count:
+            own.append(next(images))
+        documents.append(Document(elements, tuple(own), document.closed and n == len(pieces) - 1))
+    return documents
+
+
+def bucket(size: int, minimum: int = 8) -> int:
+    """The next of a few sizes: eight to a doubling, so padding stays under 1/8 and compiled steps seldom retrace."""
+    step = max(minimum, 1 << max(0, (size - 1).bit_length() - 4))
+    return max(minimum, -(-size // step) * step)
+
+
+def bucket_rows(count: int) -> int:
+    """The next of a few numbers of rows, four to a doubling: 1 to 8, 10, 12, 14, 16, 20, .."""
+    step = 1 << max(0, (count - 1).bit_length() - 3)
+    return -(-count // step) * step
+
+
+def collate(
+    rows: Sequence[Sequence[Document]],
+    num_words: int,
+    num_pix: int,
+    window_size: int,
+    *,
+    exact: bool = False,
+    pixel_queries: int = 0,
+    seed: Sequence[int] = (0,),
+) -> Batch:
+    """Lay rows of documents out as arrays; distinct windows are kept once (DESIGN: exact saving 3).
+
+    Args:
+        rows: ``B`` rows of one or more documents; several are packed, and never see each other.
+        num_words, num_pix: ``V`` and ``K``.
+        window_size: ``w``.
+        exact: keep the sizes as they are, instead of padding B, L, U and Q to a bucket.
+        pixel_queries: ``M``, pixels drawn a window besides its first one (dense objective).
+        seed: of the draws, with the document's number in the batch.
+    """
+    round_up = (lambda n: max(1, n)) if exact else bucket
+    shape = (len(rows) if exact else bucket_rows(len(rows)), round_up(max(sum(map(len, row)) for row in rows)))
+    elements, targets = np.full(shape, PAD, np.int32), np.full(shape, NO_TARGET, np.int32)
+    positions, segments = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+    images = [image for row in rows for d in row for image in d.images]
+    drawn = _draw(rows, min(pixel_queries, window_size**2 - 1), seed)
+    windows, lengths, reads, which = _distinct_windows(images, drawn, num_pix, window_size, round_up)
+    used = 0
+    for b, row in enumerate(rows):
+        start = 0
+        for n, document in enumerate(row):
+            place = slice(start, start := start + len(document))
+            ids = document.elements.copy()
+            holes = ids == WINDOW
+            ids[holes] = num_words + which[used : (used := used + int(holes.sum()))]
+            elements[b, place], targets[b, place] = ids, document.targets(num_words)
+            positions[b, place], segments[b, place] = np.arange(len(document)), n
+    packed = any(len(row) > 1 for row in rows)
+    arrays = {"elements": elements, "targets": targets, "positions": positions, "windows": windows, "lengths": lengths}
+    arrays |= {"reads": reads} | ({"segments": segments} if packed else {})
+    if drawn.shape[1] and len(drawn):
+        arrays |= _queries(elements, num_words, images, drawn, which, round_up)
+    return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
+
+
+def draw_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixel offsets to predict from, ``min(M, P_n - 1)`` distinct ones a window, uniformly without replacement.
+
+    Args:
+        lengths: ``[N]``, valid pixels a window.
+        count: ``M``.
+        rng: of the draws.
+
+    Returns:
+        int32 ``[N, M]``, ascending, -1 after the last one; offset ``j`` predicts pixel ``j + 1``.
+    """
+    most = max(int(lengths.max(initial=1)) - 1, count)
+    order = rng.random((len(lengths), most))
+    order[np.arange(most) >= lengths[:, None] - 1] = 2  # no pixel follows these
+    chosen = np.argsort(order, axis=1)[:, :count]
+    chosen[np.take_along_axis(order, chosen, axis=1) == 2] = most  # sorts behind all others
+    chosen.sort(axis=1)
+    return np.where(chosen < most, chosen, -1).astype(np.int32)
+
+
+def _draw(rows: Sequence[Sequence[Document]], count: int, seed: Sequence[int]) -> np.ndarray:
+    """Offsets of all windows in reading order, ``[sum N, M]``; each document draws with a key of its own."""
+    drawn = [np.empty((0, count), np.int32)]
+    for number, document in enumerate(d for row in rows for d in row):
+        if document.images:
+            rng = np.random.default_rng((*seed, number)) if count else np.random.default_rng(0)
+            drawn.append(draw_offsets(np.concatenate([image.lengths for image in document.images]), count, rng))
+    return np.concatenate(drawn)
+
+
+def _distinct_windows(
+    images: Sequence[ImageTokens], drawn: np.ndarray, num_pix: int, window_size: int, round_up: Callable[[int], int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """``windows [U, P]``, ``lengths [U]``, ``reads [U, 1 + M]`` and, for each window in reading order, its ``u``."""
+    every = np.concatenate([np.empty((0, window_size**2), np.int32), *(image.windows for image in images)])
+    counts = np.concatenate([np.empty(0, np.int32), *(image.lengths for image in images)])
+    keys = np.ascontiguousarray(np.concatenate([every, drawn], axis=1))  # padding tells the lengths apart
+    keys = keys.view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1]))).ravel()
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    size = round_up(len(first))
+    windows, lengths = np.full((size, window_size**2), num_pix, np.int32), np.ones(size, np.int32)
+    windows[: len(first)], lengths[: len(first)] = every[first], counts[first]
+    offsets = np.zeros((size, drawn.shape[1]), np.int32)
+    offsets[: len(first)] = np.maximum(drawn[first], 0)
+    return windows, lengths, np.concatenate([lengths[:, None] - 1, offsets], axis=1), which.astype(np.int32)
+
+
+def _queries(
+    elements: np.ndarray,
+    num_words: int,
+    images: Sequence[ImageTokens],
+    drawn: np.ndarray,
+    which: np.ndarray,
+    round_up: Callable[[int], int],
+) -> dict[str, np.ndarray]:
+    """The arrays of the drawn pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0."""
+    count = drawn.shape[1]
+    row, place = np.nonzero(elements >= num_words)  # every window, in reading order
+    slot = np.arange(len(row)) - np.searchsorted(row, row)  # number of the window in its row
+    shape = (len(elements), round_up(int(slot.max()) + 1) * count)
+    next_pixel = np.take_along_axis(np.concatenate([image.windows for image in images]), drawn.clip(0) + 1, axis=1)
+    lengths = np.concatenate([image.lengths for image in images])
+    weights = (drawn >= 0) * ((lengths - 1) / np.maximum(1, (drawn >= 0).sum(1)))[:, None]
+    values = {
+        "query_places": np.repeat(place[:, None], count, axis=1),
+        "query_states": which[:, None] * (1 + count) + 1 + np.arange(count),
+        "query_targets": np.where(drawn >= 0, num_words + next_pixel, NO_TARGET),
+        "query_weights": weights,
+    }
+    arrays = {}
+    for name, value in values.items():
+        arrays[name] = np.zeros(shape, np.float32 if name == "query_weights" else np.int32)
+        arrays[name][row[:, None], slot[:, None] * count + np.arange(count)] = value
+    arrays["query_targets"][arrays["query_weights"] == 0] = NO_TARGET
+    return arrays

@@ -1,0 +1,72 @@
+"""The objective: which sums a batch contributes, and how they are weighed.
+
+B  rows    L  elements a row    V  words    K  pix tokens    Z  the normaliser, counted over the optimiser batch
+"""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from ..ops.exponentials import logsumexp
+from .batch import NO_TARGET, Batch
+
+
+class LossSums(NamedTuple):
+    """Negative log-likelihoods in nats, summed, with the number of targets behind each; scalars.
+
+    The dense part is the estimate from the drawn pixels: each stands for ``(P_n - 1) / m_n`` pixels of its window.
+    """
+
+    word_nats: mx.array
+    words: mx.array
+    boundary_nats: mx.array
+    boundary_pixels: mx.array
+    dense_nats: mx.array
+    dense_pixels: mx.array
+
+
+def loss_sums(logits: mx.array, query_logits: mx.array | None, batch: Batch, num_words: int) -> LossSums:
+    """Sums of a batch: words, boundary pixels, and drawn pixels where there are any.
+
+    Args:
+        logits: float32 ``[B, L, V + K]``.
+        query_logits: float32 ``[B, Q, V + K]``, or None.
+        batch: with its targets.
+        num_words: ``V``.
+
+    Source: DESIGN of this project, "boundary" and "dense" objectives.
+    """
+    sums = boundary_sums(logits, batch.targets, num_words)
+    if query_logits is None or batch.query_targets is None or batch.query_weights is None:
+        return sums
+    nats = mx.sum(_nats(query_logits, batch.query_targets) * batch.query_weights)
+    return sums._replace(dense_nats=nats, dense_pixels=mx.sum(batch.query_weights))
+
+
+def boundary_sums(logits: mx.array, targets: mx.array, num_words: int) -> LossSums:
+    """Sums of the boundary objective: each element predicts the next, a window standing in by its first pixel.
+
+    Args:
+        logits: float32 ``[B, L, V + K]``.
+        targets: int32 ``[B, L]``, unified ids or ``NO_TARGET``.
+        num_words: ``V``; a target from V on is a pixel.
+
+    Source: arXiv 2605.14028; DESIGN of this project, "boundary" objective.
+    """
+    nats, none = _nats(logits, targets), mx.array(0.0)
+    word, pixel = (targets != NO_TARGET) & (targets < num_words), targets >= num_words
+    return LossSums(mx.sum(nats * word), mx.sum(word), mx.sum(nats * pixel), mx.sum(pixel), none, none)
+
+
+def _nats(logits: mx.array, targets: mx.array) -> mx.array:
+    """``-log softmax(logits)[target]``; any finite number where there is no target."""
+    chosen = mx.take_along_axis(logits, mx.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    return logsumexp(logits) - chosen
+
+
+def weighted_loss(
+    sums: LossSums, normalizer: mx.array, word_weight: float, boundary_weight: float, dense_weight: float = 1.0
+) -> mx.array:
+    """``[a * words + b * boundary pixels + c * dense pixels] / Z``, a scalar in nats."""
+    boundary, dense = boundary_weight * sums.boundary_nats, dense_weight * sums.dense_nats
+    return (word_weight * sums.word_nats + boundary + dense) / normalizer

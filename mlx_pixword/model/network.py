@@ -1,0 +1,399 @@
+"""The model: pixels and words in one sequence, one softmax over both. Read top down.
+
+B  rows of a batch             L  elements a row: words and windows      D  hidden size
+U  distinct windows            P  pixels a window, w * w                 R  pixels of a window that are read out
+H  query heads (G key heads)   d  head size, D / H                       V, K  word and pix tokens
+Q  drawn pixels of a row: predicted besides the windows' first pixels
+
+Source: Leung & Wang, arXiv 2605.14028. The read-out, the table projection and the distinct windows are exact
+savings: the same function for less work. `exact_savings = False` runs the plain path, which the tests compare.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ..ops.attention import attention
+from ..ops.conditional_attention import conditional_attention
+from ..ops.exponentials import swiglu
+from ..ops.rotary import rotary_table, rotate
+from ..ops.window_attention import window_attention
+from ..pixels.colors import color_features
+from .args import ModelArgs
+from .batch import Batch
+
+# ------------------------------------------------------------------------------------------------- layers
+
+
+class Linear(nn.Module):
+    """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = mx.random.uniform(-bound, bound, (outputs, inputs))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.astype(x.dtype).T
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention, ``softmax(q k^T / sqrt(d)) v`` per head, then an output projection."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        size = args.head_size
+        self.q_proj = Linear(args.hidden_size, args.num_heads * size)
+        self.k_proj = Linear(args.hidden_size, args.num_kv_heads * size)
+        self.v_proj = Linear(args.hidden_size, args.num_kv_heads * size)
+        self.o_proj = Linear(args.num_heads * size, args.hidden_size)
+        self._args, self._scale = args, size**-0.5
+
+    def queries(self, x: mx.array) -> mx.array:
+        """``[..., L, D]`` to ``[..., L, H d]``, before RoPE."""
+        return self._norm_heads(self.q_proj(x))
+
+    def keys_values(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """``[..., L, D]`` to keys and values ``[..., L, G d]``, before RoPE."""
+        return self._norm_heads(self.k_proj(x)), self.v_proj(x)
+
+    def _norm_heads(self, x: mx.array) -> mx.array:
+        if not self._args.qk_norm:
+            return x
+        heads = x.reshape(*x.shape[:-1], -1, self._args.head_size)
+        return mx.fast.rms_norm(heads, None, self._args.rms_norm_eps).reshape(x.shape)
+
+    def split_heads(self, x: mx.array) -> mx.array:
+        """``[B, L, n d]`` to ``[B, n, L, d]``."""
+        return x.reshape(*x.shape[:2], -1, self._args.head_size).swapaxes(1, 2)
+
+    def __call__(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        q_rotary: mx.array,
+        k_rotary: mx.array,
+        mask: mx.array | str | None,
+        cache: Any = None,
+    ) -> mx.array:
+        """In a sequence: projected ``q [B, Lq, H d]``, ``k, v [B, Lk, G d]`` to ``[B, Lq, D]``."""
+        q, k, v = rotate(self.split_heads(q), q_rotary), rotate(self.split_heads(k), k_rotary), self.split_heads(v)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)
+        return self.o_proj(attention(q, k, v, self._scale, mask).swapaxes(1, 2).flatten(-2))
+
+    def windowed(self, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None = None) -> mx.array:
+        """Inside windows: ``q [U, R, H d]``, of all pixels or ``reads``, and ``k, v [U, P, G d]`` to ``[U, R, D]``."""
+        q, k, v = (self._heads_last(x) for x in (q, k, v))
+        return self.o_proj(window_attention(q, k, v, reads, self._args.rope_theta).flatten(-2))
+
+    def conditional(
+        self,
+        queries: tuple[mx.array, mx.array, mx.array],
+        sequence: tuple[mx.array, mx.array],
+        q_rotary: mx.array,
+        k_rotary: mx.array,
+        spans: mx.array,
+    ) -> mx.array:
+        """Drawn pixels: ``queries [B, Q, n d]`` over spans of ``sequence [B, L, G d]`` and themselves."""
+        q, own_k, own_v = (self._heads_last(x) for x in queries)
+        k, v = (self._heads_last(x) for x in sequence)
+        q_rotary, k_rotary = q_rotary.swapaxes(2, 3), k_rotary.swapaxes(2, 3)  # [2, B, Q, 1, d / 2]
+        q, own_k, k = rotate(q, q_rotary), rotate(own_k, q_rotary), rotate(k, k_rotary)
+        return self.o_proj(conditional_attention(q, own_k, own_v, k, v, spans).flatten(-2))
+
+    def _heads_last(self, x: mx.array) -> mx.array:
+        """``[B, L, n d]`` to ``[B, L, n, d]``."""
+        return x.reshape(*x.shape[:2], -1, self._args.head_size)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU, ``W_down (silu(W_gate x) * W_up x)``."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        self.gate_proj = Linear(args.hidden_size, args.intermediate_size)
+        self.up_proj = Linear(args.hidden_size, args.intermediate_size)
+        self.down_proj = Linear(args.intermediate_size, args.hidden_size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class Layer(nn.Module):
+    """Pre-norm Llama layer: ``x += attention(norm(x))``, then ``x += ffn(norm(x))``."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.attention = Attention(args)
+        self.ffn_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.ffn = FeedForward(args)
+        self.recompute = False  # True trades a second forward pass for the memory of the layer's inside
+
+    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys and values of ``x [..., D]``, before RoPE."""
+        y = rms_norm(self.attention_norm, x)
+        return self.attention.queries(y), *self.attention.keys_values(y)
+
+    def __call__(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
+        """The whole layer: ``[B, L, D]`` to ``[B, L, D]``."""
+        return self._recomputed(self._whole)(x, rotary, mask, cache)
+
+    def windowed(self, x: mx.array, *projected: Any) -> mx.array:
+        """The layer inside windows: ``x [U, R, D]`` and what `Attention.windowed` takes to ``[U, R, D]``."""
+        return self._recomputed(self._windowed)(x, *projected)
+
+    def conditioned(self, x: mx.array, z: mx.array, *attention_inputs: Any) -> tuple[mx.array, mx.array]:
+        """The layer for a sequence ``x [B, L, D]`` and for drawn pixels ``z [B, Q, D]`` that are conditioned on it."""
+        return self._recomputed(self._conditioned)(x, z, *attention_inputs)
+
+    def _conditioned(
+        self, x: mx.array, z: mx.array, rotary: mx.array, z_rotary: mx.array, mask: mx.array | str, spans: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        q, k, v = self.project(x)
+        z = z + self.attention.conditional(self.project(z), (k, v), z_rotary, rotary, spans)
+        return self._combine(x, q, k, v, rotary, rotary, mask), self._feed(z)
+
+    def _whole(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any) -> mx.array:
+        return self._combine(x, *self.project(x), rotary, rotary, mask, cache)
+
+    def _combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
+        return self._feed(x + self.attention(*attention_inputs))
+
+    def _windowed(self, x: mx.array, *projected: Any) -> mx.array:
+        return self._feed(x + self.attention.windowed(*(projected or self.project(x))))
+
+    def _feed(self, x: mx.array) -> mx.array:
+        return x + self.ffn(rms_norm(self.ffn_norm, x))
+
+    def _recomputed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return nn.utils.checkpoint(self, function) if self.recompute else function
+
+
+def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:
+    """RMSNorm in float32; the result has the type of ``x``."""
+    return mx.fast.rms_norm(x.astype(mx.float32), norm.weight, norm.eps).astype(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+class Table(nn.Module):
+    """Rows of tokens: ``weight``, plus ``features @ factors`` where colours are factored. Always float32."""
+
+    def __init__(self, rows: int, size: int, features: np.ndarray | None, scale: float) -> None:
+        super().__init__()
+        self.weight = scale * mx.random.normal((rows, size))
+        self._features = None
+        if features is not None:
+            self._features = mx.array(features)
+            self.factors = scale * mx.random.normal((features.shape[1], size))
+
+    def __call__(self) -> mx.array:
+        """The plain table, float32 ``[rows, size]``."""
+        return self.weight if self._features is None else self.weight + self._features @ self.factors
+
+
+# ------------------------------------------------------------------------------------------------- blocks
+
+
+class ImageBlock(nn.Module):
+    """Local: exact causal attention inside each window; the last valid pixel's state stands for the window."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        features = np.vstack([color_features(args.fold_factor), np.zeros(27)]) if args.factored_colors else None
+        self.embed_pixels = Table(args.num_pix + 1, args.hidden_size, features, 0.02)
+        self.layers = [Layer(args) for _ in range(args.image_layers)]
+        self._args = args
+
+    def __call__(self, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
+        """States of chosen pixels.
+
+        Args:
+            windows: int32 ``[U, P]``, pix tokens in window order, padded with K after the valid ones.
+            reads: int32 ``[U, R]``, the pixel offsets whose state is wanted.
+            exact_savings: False computes every state in full, for comparison.
+
+        Returns:
+            ``[U, R, D]`` in the compute type, without a final norm.
+        """
+        table = self.table(exact_savings and self.projects(windows))
+        return self.states(table, windows, reads, exact_savings)
+
+    def projects(self, windows: mx.array) -> bool:
+        """Whether the first layer's projections of the whole table cost less than those of all pixels."""
+        return windows.size > self._args.num_pix + 1
+
+    def table(self, project: bool) -> mx.array:
+        """Embeddings of pix tokens, ``[K + 1, D]``; if wanted, beside them q, k, v of the first layer."""
+        embeddings = self.embed_pixels()
+        if not project:
+            return embeddings
+        projected = self.layers[0].project(embeddings.astype(self._args.compute_dtype))  # each [K + 1, n d]
+        return mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
+
+    def states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
+        """States ``[U, R, D]`` of chosen pixels from a `table`, which may serve several calls; see `__call__`."""
+        x, qkv = self._gather(table, windows)
+        for n, layer in enumerate(self.layers):
+            qkv = qkv if n == 0 else ()
+            if exact_savings and n == len(self.layers) - 1:
+                return self._read_out(layer, x, qkv, reads)
+            x = layer.windowed(x, *qkv)
+        return mx.take_along_axis(x, reads[..., None], axis=1)
+
+    def _gather(self, table: mx.array, windows: mx.array) -> tuple[mx.array, tuple[mx.array, ...]]:
+        """Embeddings ``[U, P, D]``, and q, k, v of the first layer if the table has them."""
+        rows, size = table[windows].astype(self._args.compute_dtype), self._args.head_size
+        queries, keys = self._args.num_heads * size, self._args.num_kv_heads * size
+        if table.shape[1] == self._args.hidden_size:
+            return rows, ()
+        x, *qkv = mx.split(rows, np.cumsum([self._args.hidden_size, queries, keys]).tolist(), axis=-1)
+        return x, tuple(qkv)
+
+    def _read_out(self, layer: Layer, x: mx.array, qkv: tuple[mx.array, ...], reads: mx.array) -> mx.array:
+        """The last layer for the pixels that are read: ``R`` queries a window against all of its keys."""
+        rows = mx.take_along_axis(x, reads[..., None], axis=1)  # [U, R, D]
+        if not qkv:
+            y = rms_norm(layer.attention_norm, x)
+            k, v = layer.attention.keys_values(y)
+            q = layer.attention.queries(mx.take_along_axis(y, reads[..., None], axis=1))
+        else:
+            q, k, v = qkv
+            q = mx.take_along_axis(q, reads[..., None], axis=1)
+        return layer.windowed(rows, q, k, v, reads)
+
+
+class PixWordModel(nn.Module):
+    """The whole model: words and window states in reading order, one softmax over ``V + K``.
+
+    Example:
+        >>> model = PixWordModel(ModelArgs(vocab_size=6, image_size=32, window_size=4, fold_factor=32,
+        ...                                hidden_size=64, num_heads=4, num_kv_heads=2, num_layers=2,
+        ...                                image_layers=1, intermediate_size=128))
+        >>> model(batch).shape                          # batch from a Processor
+        (1, 8, 518)
+    """
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        rows = args.vocab_size + args.num_pix
+        features = None
+        if args.factored_colors:
+            features = np.vstack([np.zeros((args.vocab_size, 27)), color_features(args.fold_factor)])
+        self.embed_words = Table(args.vocab_size, args.hidden_size, None, 0.02)
+        self.image_block = ImageBlock(args)
+        self.layers = [Layer(args) for _ in range(args.num_layers)]
+        self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.head = Table(rows, args.hidden_size, features, 0.02)
+        self._args = args
+        self.pixel_queries = 0  # drawn pixels a window in training; 0: pixels inside windows were never predicted
+
+    @property
+    def args(self) -> ModelArgs:
+        return self._args
+
+    def __call__(self, batch: Batch, cache: list[Any] | None = None, *, exact_savings: bool = True) -> mx.array:
+        """Logits of the next element, float32 ``[B, L, V + K]``; ``cache`` keeps keys and values for `extend`."""
+        return self._read(batch, self.window_states(batch, exact_savings), cache)
+
+    def _read(self, batch: Batch, states: mx.array, cache: list[Any] | None = None) -> mx.array:
+        """Logits of elements ``[B, L, V + K]``, given the states ``[U, R, D]``."""
+        x = self.embed(batch, states[:, 0])
+        return self.logits(self.language(x, batch.positions, sequence_mask(batch), cache))
+
+    def forward(
+        self, batch: Batch, states: mx.array | None = None, *, exact_savings: bool = True
+    ) -> tuple[mx.array, mx.array | None]:
+        """Logits of elements ``[B, L, V + K]`` and of the batch's drawn pixels ``[B, Q, V + K]``, if it has any.
+
+        ``states [U, R, D]`` are the `window_states`, where they are there already.
+        """
+        states = self.window_states(batch, exact_savings) if states is None else states
+        if batch.query_places is None:
+            return self._read(batch, states), None
+        z = states.reshape(-1, states.shape[-1]).astype(mx.float32)[batch.query_states]  # [B, Q, D]
+        x, z = self.condition(self.embed(batch, states[:, 0]), z, batch.query_places, batch)
+        return self.logits(x), self.logits(z)
+
+    def window_states(self, batch: Batch, exact_savings: bool = True) -> mx.array:
+        """States of each distinct window's last pixel and of its drawn pixels, ``[U, R, D]``."""
+        return self.image_block(batch.windows, batch.reads, exact_savings)
+
+    def embed(self, batch: Batch, states: mx.array) -> mx.array:
+        """Words and window states ``[U, D]`` in reading order, float32 ``[B, L, D]``."""
+        table = mx.concatenate([self.embed_words(), states.astype(mx.float32)])  # [V + U, D]
+        return table[batch.elements]
+
+    def condition(self, x: mx.array, z: mx.array, places: mx.array, batch: Batch) -> tuple[mx.array, mx.array]:
+        """The language block for elements ``x [B, L, D]`` and drawn pixels ``z [B, Q, D]`` at ``places [B, Q]``."""
+        dtype = self._args.compute_dtype
+        rotary, mask = self._rotary(batch.positions), sequence_mask(batch)
+        z_rotary = self._rotary(mx.take_along_axis(batch.positions, places, axis=1))
+        first = places - mx.take_along_axis(batch.positions, places, axis=1)  # of the pixel's own document
+        spans = mx.stack([first, places], axis=-1)  # [B, Q, 2]
+        x, z = x.astype(dtype), z.astype(dtype)
+        for layer in self.layers:
+            x, z = layer.conditioned(x, z, rotary, z_rotary, mask, spans)
+        return rms_norm(self.norm, x), rms_norm(self.norm, z)
+
+    def extend(self, words: mx.array, positions: mx.array, cache: list[Any]) -> mx.array:
+        """Logits after more words: ``words, positions [B, L]`` continue what ``cache`` holds."""
+        return self.logits(
+            self.language(self.embed_words()[words], positions, cache[0].make_mask(words.shape[1]), cache)
+        )
+
+    def language(self, x: mx.array, positions: mx.array, mask: Any, cache: list[Any] | None = None) -> mx.array:
+        """The language block: float32 embeddings ``[B, L, D]`` to normalised states ``[B, L, D]``."""
+        x, rotary = x.astype(self._args.compute_dtype), self._rotary(positions)
+        for layer, layer_cache in zip(self.layers, cache or [None] * len(self.layers), strict=True):
+            x = layer(x, rotary, mask, layer_cache)
+        return rms_norm(self.norm, x)
+
+    def _rotary(self, positions: mx.array) -> mx.array:
+        """``[B, L]`` to ``[2, B, 1, L, d / 2]``, one for all heads."""
+        table = mx.array(rotary_table(self._args.max_seq_len, self._args.head_size, self._args.rope_theta))
+        return table[:, positions][:, :, None]
+
+    def logits(self, x: mx.array) -> mx.array:
+        """``[..., D]`` to float32 ``[..., V + K]``."""
+        return (x @ self.head().astype(x.dtype).T).astype(mx.float32)
+
+    def __repr__(self) -> str:
+        a = self._args
+        layers = f"{a.image_layers} image and {a.num_layers} language layers"
+        rows = f"{a.vocab_size} words, {a.num_pix} pix tokens"
+        size = f"{num_parameters(self) / 1e6:.2f}M parameters"
+        return f"PixWordModel({size}, width {a.hidden_size}, {layers}, {rows}, windows {a.window_size}x{a.window_size})"
+
+    def plain_weights(self) -> tuple[dict[str, mx.array], ModelArgs]:
+        """Weights and shape of the same function with factored colours summed into plain tables."""
+        weights = dict(tree_flatten(self.parameters()))
+        for name, module in self.named_modules():
+            if isinstance(module, Table) and weights.pop(f"{name}.factors", None) is not None:
+                weights[f"{name}.weight"] = module()
+        return weights, replace(self._args, factored_colors=False)
+
+
+def sequence_mask(batch: Batch) -> mx.array | str:
+    """What an element sees: all earlier ones, or in packed rows those of its own document."""
+    return "causal" if batch.segments is None else causal_segments(batch.segments)
+
+
+def causal_segments(segments: mx.array) -> mx.array:
+    """Mask of packed rows: an element sees earlier elements of its own document; boolean ``[B, 1, L, L]``."""
+    order = mx.arange(segments.shape[1])
+    return ((segments[:, :, None] == segments[:, None, :]) & (order[:, None] >= order))[:, None]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable numbers of a module."""
+    return sum(array.size for array in dict(tree_flatten(model.parameters())).values())

@@ -1,0 +1,157 @@
+"""Bytes: what a model moves to and from memory, and what it holds there. Estimates, by counting tensors.
+
+B  rows    L  elements a row    U  windows    P  pixels a window    Q  drawn pixels a row    D  hidden size
+H, G  query and key heads    d  head size    M  feed-forward width    V, K  word and pix tokens
+
+Moved: the tensors that the operations of `model.Layer` read and write; norms and attention are one operation each, and
+nothing else is fused. Held: a formula fitted to the peaks of MLX's CPU build. No GPU has been measured.
+"""
+
+from typing import NamedTuple
+
+from ..model.args import ModelArgs
+from .chips import Work
+from .costs import (
+    Load,
+    cached_keys,
+    drawing_flops,
+    key_width,
+    matrix_parameters,
+    muon_flops,
+    parameters,
+    training_flops,
+)
+
+SCORE_PASSES = 10  # over the scores of windows and rows in the backward pass; the forward pass keeps them on the chip
+CONDITIONAL_PASSES = 10  # over the float32 scores of drawn pixels, which no kernel fuses
+LAYER_KERNELS = 50  # started by the forward pass of a layer
+ROW_KERNELS = 15  # started by a layer for rows, see rows.py
+PIXEL_KERNELS = 10  # started besides the layers to choose a pixel
+STEP_KERNELS = 100  # started by the optimiser for the weights of a layer
+
+
+class Memory(NamedTuple):
+    """Bytes held in training."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+
+def element_bytes(args: ModelArgs) -> int:
+    """Bytes of a number of the compute type on a GPU, where ``auto`` is bfloat16."""
+    return 4 if args.dtype == "float32" else 2
+
+
+# --- moved ------------------------------------------------------------------------------------------------------------
+
+
+def training_work(args: ModelArgs, load: Load) -> Work:
+    """Forward and backward pass of a micro-batch: forward work 3 times, once more for each way it is computed again."""
+    again = int(load.recompute)
+    image_passes, passes = 4 if load.chunks > 1 else 3 + again, 3 + again
+    image = image_passes * (_image_bytes(args, load) + load.chunks * _weight_bytes(args, args.image_layers))
+    language = passes * (_language_bytes(args, load) + _weight_bytes(args, args.num_layers))
+    head = 3 * _head_bytes(args, load.rows * (load.elements + load.queries))
+    pairs = args.image_layers * load.windows * args.window_size**4 + args.num_layers * load.rows * load.elements**2
+    scores = SCORE_PASSES * element_bytes(args) * args.num_heads * pairs
+    layers = image_passes * load.chunks * args.image_layers + passes * args.num_layers * (2 if load.queries else 1)
+    return Work(training_flops(args, load), image + language + head + scores, LAYER_KERNELS * layers)
+
+
+def optimizer_work(args: ModelArgs, muon: bool, accumulate: int) -> Work:
+    """A step: micro-batches added up, the norm, clipping, and AdamW or, for the projections, Muon; all in float32."""
+    hidden = (args.image_layers + args.num_layers) * matrix_parameters(args)
+    passes = 3 * (accumulate - 1) + 3  # add: two read, one written; norm: one read; clip: one read, one written
+    adamw, rest = 7, parameters(args) - hidden  # gradient, weight, two moments read, all but the gradient written
+    traffic = passes * parameters(args) + adamw * rest + (5 if muon else adamw) * hidden  # one moment
+    return Work(muon_flops(args) if muon else 0, 4 * traffic, STEP_KERNELS * (args.image_layers + args.num_layers))
+
+
+def drawing_work(args: ModelArgs, height: int, width: int, before: int, count: int) -> Work:
+    """``count`` images drawn at once: weights are read once a pixel for all of them, caches for each."""
+    pixels, local, above = cached_keys(args, height, width, before)
+    layers, size = args.image_layers + args.num_layers, element_bytes(args)
+    weights = size * (layers * matrix_parameters(args) + args.num_pix * args.hidden_size)
+    rows = layers * layer_bytes(args, 1, 1)
+    caches = 2 * size * key_width(args) * (args.image_layers * local + args.num_layers * above)
+    kernels = pixels * (ROW_KERNELS * layers + PIXEL_KERNELS)
+    return Work(
+        count * drawing_flops(args, height, width, before), pixels * (weights + count * rows) + count * caches, kernels
+    )
+
+
+def layer_bytes(args: ModelArgs, rows: int, queries: int) -> int:
+    """Activations of a layer forward: keys come from ``rows`` states, queries and outputs are ``queries``."""
+    size, keys, wide = args.hidden_size, key_width(args), element_bytes(args) == 4
+    norm, rope = (8, 36) if wide else (20, 48)  # bytes a number; both go through float32
+    total = rows * (norm * size + rope * keys) + queries * (norm + rope) * size
+    total += element_bytes(args) * rows * (2 * size + 4 * keys)  # keys and values
+    total += element_bytes(args) * queries * (17 * size + 11 * args.intermediate_size)
+    return total + (2 * element_bytes(args) * (queries * size + rows * keys) if args.qk_norm else 0)
+
+
+def _image_bytes(args: ModelArgs, load: Load) -> int:
+    rows = load.windows * args.window_size**2
+    return (args.image_layers - 1) * layer_bytes(args, rows, rows) + layer_bytes(args, rows, load.windows * load.reads)
+
+
+def _language_bytes(args: ModelArgs, load: Load) -> int:
+    rows, queries = load.rows * load.elements, load.rows * load.queries
+    scores = CONDITIONAL_PASSES * 4 * args.num_heads * queries * load.elements
+    return args.num_layers * (layer_bytes(args, rows, rows) + layer_bytes(args, queries, queries) + scores)
+
+
+def _head_bytes(args: ModelArgs, outputs: int) -> int:
+    """Logits: written, cast to float32 and read by the softmax; and the table."""
+    classes = args.vocab_size + args.num_pix
+    return outputs * classes * (2 * element_bytes(args) + 8) + _cast(args, classes * args.hidden_size)
+
+
+def _weight_bytes(args: ModelArgs, layers: int) -> int:
+    return _cast(args, layers * matrix_parameters(args))
+
+
+def _cast(args: ModelArgs, numbers: int) -> int:
+    """Bytes to use float32 weights: read, and in a half type written and read again."""
+    return numbers * (4 if element_bytes(args) == 4 else 4 + 2 + 2)
+
+
+# --- held -------------------------------------------------------------------------------------------------------------
+
+
+def training_memory(args: ModelArgs, load: Load, muon: bool, accumulate: int) -> Memory:
+    """Bytes held at the peak of a step."""
+    total, hidden = parameters(args), (args.image_layers + args.num_layers) * matrix_parameters(args)
+    moments = 2 * (total - hidden) + (1 if muon else 2) * hidden
+    return Memory(4 * total, 4 * total * (2 if accumulate > 1 else 1), 4 * moments, activations(args, load))
+
+
+def activations(args: ModelArgs, load: Load) -> int:
+    """Bytes of activations at the peak of a backward pass: all that is kept, and the block with more work in progress.
+
+    Of chunks of windows one is held at a time, and its layers are not checkpointed.
+    """
+    size, pixels, chunked = args.hidden_size, args.window_size**2, load.chunks > 1
+    windows, rows, drawn = load.chunk if chunked else load.windows, load.rows * load.elements, load.rows * load.queries
+    image = _held(args, windows * pixels, pixels, args.image_layers - 1, load.recompute and not chunked)
+    elements = _held(args, rows, load.elements, args.num_layers, load.recompute)
+    queries = _held(args, drawn, load.elements, args.num_layers, load.recompute)
+    masked = 4 * drawn * args.num_heads * load.elements  # scores, mask and shares of the conditional attention
+    kept, work = elements[0] + queries[0], elements[1] + queries[1] + masked
+    held = (
+        max(sum(image) + 12 * size * windows * pixels, kept + work)
+        if chunked
+        else image[0] + kept + max(image[1], work)
+    )
+    number = 4 if element_bytes(args) == 4 else 2.4  # a half type, and the float32 copies of norms and rotations
+    return int(number * held) + 8 * (rows + drawn) * (args.vocab_size + args.num_pix)  # logits and their gradients
+
+
+def _held(args: ModelArgs, rows: int, keys: int, layers: int, recompute: bool) -> tuple[int, int]:
+    """Numbers kept for the backward pass by ``layers``, and in progress in one; each row has ``keys`` scores a head."""
+    size, width, scores = args.hidden_size, args.intermediate_size, args.num_heads * keys
+    if recompute:
+        return rows * 4 * (layers + 1) * size, rows * (21 * size + 12 * width + 3 * scores)
+    return rows * layers * (11 * size + 5 * width + scores), rows * (11 * size + 2 * width + 2 * scores)

@@ -1,0 +1,117 @@
+"""The gradient of a batch with its windows some at a time, so that memory does not grow with the image.
+
+Windows are independent of each other in the image block, and only their states leave it:
+
+1. the states of all windows, chunk by chunk, of whose work nothing is kept;
+2. loss, and gradients of the language block and of the states;
+3. each chunk again, with its gradients, added up before the next one begins.
+
+It is done by hand because in one graph MLX would hold what all chunks need, and a hundred thousand small operations.
+
+U  distinct windows    P  pixels a window    R  pixels of a window that are read out    D  hidden size
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from ..model.losses import LossSums
+from ..model.network import PixWordModel
+
+Arrays = dict[str, mx.array]
+Chunk = tuple[mx.array, ...]
+Objective = Callable[[Arrays, mx.array, mx.array | None], tuple[mx.array, LossSums]]
+Gradient = Callable[[Arrays, mx.array], tuple[tuple[mx.array, LossSums], Any]]
+
+
+def make_chunked_gradient(
+    model: PixWordModel, objective: Objective, size: int, streams: Sequence[mx.Stream], compiled: bool
+) -> Gradient:
+    """Build the gradient.
+
+    Args:
+        model: whose trainable parameters get gradients.
+        objective: of a batch's arrays, Z and window states ``[U, R, D]``: the loss, and sums that ride along.
+        size: windows a chunk.
+        streams: each works on one chunk at a time.
+        compiled: whether MLX compiles the parts, each once for a shape.
+
+    Returns:
+        ``gradient(arrays, normalizer)``: loss and sums, and the tree of gradients, all evaluated.
+    """
+    block = model.image_block
+
+    def states(inputs: Any, windows: mx.array, reads: mx.array) -> mx.array:
+        block.update(inputs["parameters"])
+        return block.states(inputs["table"], windows, reads)
+
+    def pull_back(inputs: Any, windows: mx.array, reads: mx.array, cotangent: mx.array) -> Any:
+        return _vjp(lambda leaves: states(leaves, windows, reads), inputs, cotangent)
+
+    def after_states(parameters: Any, found: mx.array, arrays: Arrays, normalizer: mx.array) -> Any:
+        model.update(parameters)
+        return objective(arrays, normalizer, found)
+
+    language: Any = mx.value_and_grad(after_states, argnums=(0, 1))
+    if compiled:
+        states, pull_back, language = mx.compile(states), mx.compile(pull_back), mx.compile(language)
+
+    def gradient(arrays: Arrays, normalizer: mx.array) -> tuple[tuple[mx.array, LossSums], Any]:
+        parameters, windows, reads = model.trainable_parameters(), arrays["windows"], arrays["reads"]
+        project = block.projects(windows)
+        inputs = {"parameters": parameters["image_block"], "table": block.table(project)}
+        parts = [slice(n, n + size) for n in range(0, len(windows), size)]
+        cuts = [(windows[p], reads[p]) for p in parts]
+        found: list[mx.array] = []
+        for chunks in _rounds(cuts, streams):
+            found += _on_streams(streams, [partial(states, inputs, *chunk) for chunk in chunks])
+            mx.eval(found)
+        value, (gradients, of_states) = language(parameters, mx.concatenate(found), arrays, normalizer)
+        mx.eval(value, gradients, of_states)
+        total: Any = None
+        for chunks in _rounds([(*cut, of_states[p]) for cut, p in zip(cuts, parts, strict=True)], streams):
+            each = _on_streams(streams, [partial(pull_back, inputs, *chunk) for chunk in chunks])
+            total = _sum(each if total is None else [total, *each])
+            mx.eval(total)
+
+        def table(own: Any) -> mx.array:
+            block.update(own)
+            return block.table(project)
+
+        of_table = _vjp(table, parameters["image_block"], total["table"])
+        gradients["image_block"] = _sum([gradients["image_block"], total["parameters"], of_table])
+        model.update(parameters)  # no trace of the parts is left in it
+        return value, gradients
+
+    return gradient
+
+
+def _vjp(function: Callable[[Any], mx.array], tree: Any, cotangent: mx.array) -> Any:
+    """Gradients of all arrays of a tree, given that of the function's result."""
+    leaves = dict(tree_flatten(tree))
+
+    def run(*values: mx.array) -> mx.array:
+        return function(tree_unflatten(list(zip(leaves, values, strict=True))))
+
+    _, gradients = mx.vjp(run, list(leaves.values()), [cotangent])
+    return tree_unflatten(list(zip(leaves, gradients, strict=True)))
+
+
+def _rounds(chunks: Sequence[Chunk], streams: Sequence[mx.Stream]) -> list[Sequence[Chunk]]:
+    """Chunks that are computed side by side, one a stream."""
+    return [chunks[n : n + len(streams)] for n in range(0, len(chunks), len(streams))]
+
+
+def _on_streams(streams: Sequence[mx.Stream], functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    results = []
+    for stream, function in zip(streams, functions, strict=False):
+        with mx.stream(stream):
+            results.append(function())
+    return results
+
+
+def _sum(trees: Sequence[Any]) -> Any:
+    return tree_map(lambda first, *rest: sum(rest, first), *trees)

@@ -1,0 +1,75 @@
+"""What is looked at during a run: held-out losses and readings, pages in `samples/`, and the best model so far."""
+
+from typing import Any
+
+import numpy as np
+
+from ..common import files
+from ..common.cli import notice
+from ..evaluation.samples import LossMeter, draw_images_page, draw_page, read_documents, readable
+from ..inputs.processor import Processor
+from ..weights.directory import save_model
+from .reporter import Reporter, plot_losses
+from .setup import Run
+
+MOST_PIXELS = 4096  # of an image that is drawn for samples/: a second or two on a CPU, once a few steps
+
+
+def evaluate_run(run: Run, reporter: Reporter) -> None:
+    """Held-out losses and readings: a line of metrics, pages in `samples/`, `loss.png`; ``best/`` if it is the best."""
+    step = run.progress.step
+    if run.heldout:
+        train = run.config.train
+        meter = LossMeter(run.model, run.config.data.batch_tokens, train.pixel_queries)
+        meter.add(run.heldout)
+        loss = meter.loss(train.word_weight, train.boundary_weight, train.dense_weight)
+        metrics: dict[str, Any] = {"step": step, "heldout_loss": loss}
+        metrics |= {f"heldout_{name}": value for name, value in meter.means().items()}
+        metrics |= _readings(run, step)
+        _drawings(run, step)
+        reporter.write(metrics)
+        notice("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items()))
+        _keep_best(run, loss)
+    files.perform("write", run.folder / "loss.png", lambda: plot_losses(run.folder))
+
+
+def _keep_best(run: Run, loss: float) -> None:
+    """Copy the model to ``best/`` if its held-out loss is the lowest so far; a loss that is no number never is."""
+    progress = run.progress
+    if run.config.train.keep_best and (loss < progress.best_loss if progress.best_loss is not None else loss == loss):
+        publish_model(run, "best")
+        for place in (progress, run.good):
+            place.best_step, place.best_loss = progress.step, loss
+
+
+def publish_model(run: Run, name: str) -> Any:
+    """Write the model directory ``name`` of the run; it takes the place of an older one. Gives its path."""
+    draft = run.folder / f".{name}.draft"
+    files.remove(draft)
+    save_model(run.model, run.tokenizer, draft)
+    files.publish(draft, run.folder / name)
+    return run.folder / name
+
+
+def _drawings(run: Run, step: int) -> None:
+    """A page of held-out images completed and drawn anew, where the run predicts pixels inside windows."""
+    documents = [d for d in run.heldout if d.images and d.images[0].height * d.images[0].width <= MOST_PIXELS]
+    documents = documents[: run.config.train.draw_images]
+    if run.config.train.pixel_queries and documents:
+        processor = Processor(run.model.args, run.tokenizer)
+        path, prompted = run.folder / "samples" / f"step-{step}-drawn.png", run.config.data.caption_first > 0
+        files.perform("write", path, lambda: draw_images_page(path, run.model, processor, documents, prompted))
+
+
+def _readings(run: Run, step: int) -> dict[str, float]:
+    """Read held-out images; the first ones go on a page. The share read exactly, where there is anything to read."""
+    documents = readable(run.heldout)[: run.config.train.eval_documents]
+    if not documents or run.tokenizer is None:
+        return {}
+    processor = Processor(run.model.args, run.tokenizer)
+    pairs = read_documents(run.model, processor, documents)
+    shown = run.config.train.sample_images
+    if shown:
+        path = run.folder / "samples" / f"step-{step}.png"
+        files.perform("write", path, lambda: draw_page(path, processor, documents[:shown], pairs[:shown]))
+    return {"heldout_exact_match": float(np.mean([read == written for read, written in pairs]))}

@@ -1,0 +1,217 @@
+"""What a run consists of, and how it is put together: data, tokenizer, model, optimiser, and where it stands."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+
+from ..common import files
+from ..common.cli import notice
+from ..config.run import RunConfig
+from ..data.cache import TokenCache
+from ..data.decoders import Decoders
+from ..data.loader import Encoder, Loader
+from ..data.open import Split, check_vocabulary, choose_tokenizer, has_text, open_split
+from ..data.skips import SkipLog
+from ..evaluation.samples import heldout_documents
+from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from ..model.batch import Document
+from ..model.network import PixWordModel, num_parameters
+from .checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, set_random_state
+from .distributed import Ranks
+from .identity import check_identity, identity_of
+from .loss_scale import LossScale
+from .optimizer import make_optimizer, zero_output_projections
+from .reporter import keep_metrics
+from .run_folder import check_folder, owned
+
+
+@dataclass
+class Run:
+    """What a run consists of while it goes on; ``good`` is where it stood after its last update."""
+
+    config: RunConfig
+    folder: Path
+    identity: dict[str, Any]
+    model: PixWordModel
+    optimizer: optim.Optimizer
+    tokenizer: Tokenizer | None
+    loader: Loader
+    skips: SkipLog
+    heldout: list[Document]
+    progress: Progress
+    good: Progress
+    scale: LossScale
+    ranks: Ranks
+
+
+@contextmanager
+def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
+    """Build a run and own its folder; on ``resume`` it stands where its newest complete checkpoint does.
+
+    Of several ranks the first alone looks at the folder and writes to it; the others get from it what they need.
+
+    Raises:
+        PixWordError: the folder is taken, the data cannot be used, or the checkpoint is of another run.
+    """
+    folder = config.train.out
+    if ranks.first:
+        check_folder(folder, config.train.resume)
+    with ExitStack() as stack:
+        if folder.exists() and ranks.first:
+            stack.enter_context(owned(folder))
+        checkpoint = _start(config, ranks)
+        split = open_split(config.data, config.train.seed, config.train.eval_documents)
+        tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
+        args = replace(config.model, vocab_size=check_vocabulary(tokenizer, config.model.vocab_size))
+        config = replace(config, model=args)
+        identity = identity_of(config, split.train, tokenizer)
+        ranks.agree(json.dumps([[s["digest"] for s in identity["data"]], args.to_dict()]).encode(), "data or a model")
+        if checkpoint is not None and ranks.first:
+            for difference in check_identity(checkpoint.identity, identity, str(checkpoint.path)):
+                notice(f"--resume: {difference}")
+        if ranks.first:
+            if not folder.exists():  # a mistake up to here leaves nothing behind
+                stack.enter_context(owned(folder))
+            _write_settings(config, tokenizer)
+        decoders = stack.enter_context(Decoders(config.data.decode_seconds))
+        yield _build(config, identity, split, tokenizer, checkpoint, decoders, ranks)
+
+
+def _start(config: RunConfig, ranks: Ranks) -> Checkpoint | None:
+    """The checkpoint to go on from, as the first rank finds it."""
+    found = _find_checkpoint(config) if ranks.first else None
+    told = ranks.share(json.dumps([asdict(found.progress), found.identity] if found else None).encode())
+    if ranks.first or told == b"null":
+        return found
+    progress, identity = json.loads(told)
+    return Checkpoint(config.train.out, Progress(**progress), identity)
+
+
+def _find_checkpoint(config: RunConfig) -> Checkpoint | None:
+    if not config.train.resume:
+        return None
+    folder = config.train.out
+    for name in ("best", "final"):
+        files.settle(folder / name)
+    found = newest_checkpoint(folder / "checkpoints")
+    if found is None:
+        notice(f"--resume: {folder} has no complete checkpoint, starting at step 0")
+    return found
+
+
+def _tokenizer(config: RunConfig, split: Split, checkpoint: Checkpoint | None) -> Tokenizer | None:
+    """The run's tokenizer: of the run that is resumed, or as the data settings say."""
+    given = config.data.tokenizer
+    if checkpoint is not None and (given is None or not given.exists()):
+        names = ("tokenizer.model", "tokenizer.json")
+        saved = [config.train.out / name for name in names if (config.train.out / name).exists()]
+        config = replace(config, data=replace(config.data, tokenizer=saved[0])) if saved else config
+    tokenizer = choose_tokenizer(config.data, split.train, config.model.vocab_size)
+    if tokenizer is None and has_text(split.train):
+        notice("vocab_size 6 leaves no room for words: the texts are dropped and the run is on images alone")
+    return tokenizer
+
+
+def _share_tokenizer(tokenizer: Tokenizer | None, ranks: Ranks) -> Tokenizer | None:
+    """The first rank's tokenizer."""
+    name = ranks.share(tokenizer.filename.encode() if tokenizer else b"")
+    contents = ranks.share(tokenizer.contents if tokenizer else b"")
+    if ranks.first or not name:
+        return tokenizer
+    return (HuggingFaceTokenizer if name.endswith(b".json") else SentencePieceTokenizer)(contents)
+
+
+def _write_settings(config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    folder = config.train.out
+    files.make_folder(folder / "samples")
+    files.replace_file(folder / "config.yaml", config.to_yaml().encode())
+    if tokenizer is not None:
+        files.replace_file(folder / tokenizer.filename, tokenizer.contents)
+
+
+def _build(
+    config: RunConfig,
+    identity: dict[str, Any],
+    split: Split,
+    tokenizer: Tokenizer | None,
+    checkpoint: Checkpoint | None,
+    decoders: Decoders,
+    ranks: Ranks,
+) -> Run:
+    folder, args = config.train.out, config.model
+    progress = checkpoint.progress if checkpoint else Progress(skipped_bytes=0)
+    if ranks.first:
+        keep_metrics(folder, progress.step)
+    skips = SkipLog(folder / "skipped.jsonl", progress.skipped_bytes) if ranks.first else SkipLog()
+    cache = TokenCache(config.data.cache, args) if config.data.cache else None
+    encoder = Encoder(args, tokenizer, skips, cache, decoders)
+    loader = _loader(config, encoder, split.train, split.train_indices, config.data.caption_first)
+    heldout_loader = _loader(config, encoder, split.heldout, split.heldout_indices)
+    held: Sequence[int] | np.ndarray = []
+    if ranks.first and split.heldout_indices is not None:
+        held = split.heldout_indices
+    heldout = heldout_documents(heldout_loader, held)
+    for source in split.train:
+        for name, reason in source.unusable:
+            skips.skip(name, reason, bad=False)
+    if progress.tried:
+        skips.restore(progress.tried)
+    model, optimizer = _model(config), make_optimizer(config.train)
+    if checkpoint is not None:
+        _load(checkpoint, model, optimizer, ranks)
+    scale = LossScale.of(args.compute_dtype, progress.scale, progress.scale_age)
+    good = replace(progress, in_a_row=0)
+    return Run(
+        config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress, good, scale, ranks
+    )
+
+
+def _load(checkpoint: Checkpoint, model: PixWordModel, optimizer: optim.Optimizer, ranks: Ranks) -> None:
+    """Put a checkpoint back, on all ranks as the first one reads it."""
+    if ranks.first:
+        load_checkpoint(checkpoint, model, optimizer)
+        notice(f"resuming from {checkpoint.path}")
+    else:
+        optimizer.init(model.trainable_parameters())
+        set_random_state(checkpoint.progress.random or [0, 0])
+    model.update(ranks.share_tree(model.parameters()))
+    optimizer.state = ranks.share_tree(optimizer.state)
+
+
+def _loader(
+    config: RunConfig, encoder: Encoder, sources: Sequence[Any], keep: np.ndarray | None, caption_first: float = 0.0
+) -> Loader:
+    d = config.data
+    return Loader(
+        sources, encoder, seed=config.train.seed, batch_tokens=d.batch_tokens, pack=d.pack, threads=d.threads,
+        group_size=d.group_size, keep=keep, caption_first=caption_first,
+    )  # fmt: skip
+
+
+def _model(config: RunConfig) -> PixWordModel:
+    mx.random.seed(config.train.seed)
+    model = PixWordModel(config.model)
+    model.pixel_queries = config.train.pixel_queries
+    if config.train.zero_init:
+        zero_output_projections(model)
+    mx.eval(model.parameters())
+    return model
+
+
+def announce(run: Run) -> None:
+    """Say what is about to be trained, on what and where."""
+    c = run.config
+    names = ", ".join(source.name for source in run.loader.sources)
+    size = (
+        f"{num_parameters(run.model) / 1e6:.2f}M parameters, {c.model.vocab_size} words + {c.model.num_pix} pix tokens"
+    )
+    notice(f"model    {c.preset}, {size}")
+    notice(f"data     {names}; {len(run.heldout)} documents held out")
+    notice(f"run      {run.folder}, steps {run.progress.step} to {c.train.steps}, on {mx.default_device().type.name}")

@@ -1,0 +1,207 @@
+"""Model directories: `config.json`, safetensors and a tokenizer file, on disk or on the Hugging Face hub."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..common import files
+from ..common.errors import PixWordError
+from ..common.settings import named, shown
+from ..inputs.processor import Processor
+from ..inputs.tokenizer import Tokenizer, load_tokenizer
+from ..model.args import DTYPES, ModelArgs
+from ..model.network import PixWordModel
+from ..planning.costs import parameters
+from .safetensors import read_header, read_safetensors
+
+PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
+TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
+SHARD_BYTES = 5 * 10**9
+MAX_CONFIG = 2**20  # bytes
+
+
+def load(
+    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None
+) -> tuple[PixWordModel, Processor]:
+    """Load a model and its processor.
+
+    Args:
+        path_or_repo: a model directory, or a repository on the hub such as ``owner/name``.
+        revision: branch, tag or commit of a repository.
+        dtype: compute type instead of the configuration's: float32, bfloat16, float16 or auto.
+
+    Raises:
+        PixWordError: nothing there, an unknown configuration key, a truncated file, or weights that do not fit.
+
+    Example:
+        >>> model, processor = pw.load("runs/plates/final")
+    """
+    folder = _locate(path_or_repo, revision)
+    _check_kinds(folder)
+    config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
+    args, shards = ModelArgs.from_dict(config), _shards(folder)
+    _check_size(args, shards, folder)
+    model = PixWordModel(args)
+    model.pixel_queries = _trained_queries(config, args)
+    _load_weights(model, shards, folder)
+    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
+
+
+def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path) -> Path:
+    """Write a model directory; it appears complete or not at all. Factored colours become plain tables.
+
+    Raises:
+        PixWordError: the directory exists and is not empty.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise PixWordError(f"{directory} exists already; choose another folder")
+    draft = directory.parent / f".{directory.name}.{os.getpid()}"
+    files.make_folder(draft)
+    try:
+        weights, args = model.plain_weights()
+        config = {"model_type": "pixword", TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
+        files.write_file(draft / "config.json", lambda file: file.write(_json(config)))
+        _save_weights(weights, draft)
+        if tokenizer is not None:
+            contents = tokenizer.contents
+            files.write_file(draft / tokenizer.filename, lambda file: file.write(contents))
+        files.sync_folder(draft)
+        files.move(draft, directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return directory
+
+
+def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
+    path = Path(path_or_repo)
+    if path.is_dir():
+        return path
+    name = str(path_or_repo)
+    if name.count("/") != 1 or path.exists() or name.startswith((".", "/", "~")):
+        raise PixWordError(f"no model at {name}: not a folder, and not a hub repository such as owner/name")
+    import huggingface_hub  # 0.3 s, needed for downloads alone
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
+    except (
+        huggingface_hub.errors.HfHubHTTPError,
+        huggingface_hub.errors.LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PixWordError(f"no folder {name}, and the hub gave no repository of that name: {reason}") from error
+
+
+def _check_kinds(folder: Path) -> None:
+    """Whoever opens a pipe waits until somebody writes to it."""
+    for pattern in PATTERNS:
+        for path in folder.glob(pattern):
+            if path.exists() and not path.is_file():
+                raise PixWordError(f"{path} is no file; a model directory holds files alone")
+
+
+def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise PixWordError(f"{path} has more than {MAX_CONFIG:,} bytes, which no configuration needs")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PixWordError(f"{path.parent} is no model directory: config.json: {error.strerror}") from error
+    except PixWordError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise PixWordError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise PixWordError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    return config
+
+
+def _trained_queries(config: dict[str, Any], args: ModelArgs) -> int:
+    value = config.get(TRAINED_QUERIES, 0)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {shown(value)}")
+    return min(value, args.window_size**2 - 1)
+
+
+def _shards(folder: Path) -> list[Path]:
+    shards = sorted(folder.glob("model*.safetensors"))
+    if not shards:
+        raise PixWordError(f"{folder} has no model.safetensors")
+    return shards
+
+
+def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
+    """Compare the numbers that a configuration asks for with those there are, before anything is built for it."""
+    seen: dict[str, Path] = {}
+    there = 0
+    for shard in shards:
+        for name, entry in read_header(shard).items():
+            if name in seen:
+                raise PixWordError(f"{folder}: weight {named(name)} is in {seen[name].name} and in {shard.name}")
+            seen[name] = shard
+            there += prod(entry.shape)
+    if parameters(args) > 10 * there + 10**7:
+        raise PixWordError(
+            f"{folder}: config.json describes a model of {parameters(args):,} parameters, the weights are {there:,}"
+        )
+    if (layers := args.num_layers + args.image_layers) > len(seen):
+        raise PixWordError(f"{folder}: config.json describes {layers:,} layers, the weights have {len(seen):,} names")
+
+
+def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None:
+    weights = {name: array for file in shards for name, array in read_safetensors(file).items()}
+    expected = dict(tree_flatten(model.parameters()))
+    for name in sorted(set(expected) ^ set(weights)):
+        problem = "is missing" if name in expected else "is unknown"
+        raise PixWordError(f"{folder}: weight {named(name)} {problem}; the file does not belong to this config.json")
+    for name, array in weights.items():
+        if array.shape != expected[name].shape or array.dtype not in DTYPES.values():
+            raise PixWordError(
+                f"{folder}: weight {name} is {array.dtype} {array.shape}, "
+                f"config.json asks for floats {expected[name].shape}"
+            )
+    model.load_weights([(name, stored(name, array, model.args)) for name, array in weights.items()])
+    mx.eval(model.parameters())
+
+
+def stored(name: str, array: mx.array, args: ModelArgs) -> mx.array:
+    """Projections are kept in the compute type, so they are not cast at every step; all else in float32."""
+    return array.astype(args.compute_dtype if "_proj." in name else mx.float32)
+
+
+def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
+    shards: list[dict[str, mx.array]] = [{}]
+    room = SHARD_BYTES
+    for name, array in sorted(weights.items()):
+        if array.nbytes > room and shards[-1]:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = array
+        room -= array.nbytes
+    if len(shards) == 1:
+        _save_shard(folder / "model.safetensors", shards[0])
+        return
+    names = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
+    for file, shard in zip(names, shards, strict=True):
+        _save_shard(folder / file, shard)
+    weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+    index = {"metadata": {"total_size": sum(a.nbytes for a in weights.values())}, "weight_map": weight_map}
+    files.write_file(folder / "model.safetensors.index.json", lambda file: file.write(_json(index)))
+
+
+def _save_shard(path: Path, shard: dict[str, mx.array]) -> None:
+    files.write_file(path, lambda file: mx.save_safetensors(file, shard, {"format": "mlx"}))
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

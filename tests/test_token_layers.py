@@ -1,0 +1,110 @@
+"""Layers for rows: the function of `Layer`, whatever the shape, the type and the operations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_pixword.inference.token_layers import Matrices, Rows, lay_out, turns
+from mlx_pixword.inference.token_layers_numpy import NumpyRows
+from mlx_pixword.model.network import Layer, PixWordModel
+from mlx_pixword.ops.rotary import rotary_table
+
+Build = Callable[..., PixWordModel]
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"qk_norm": True},
+    {"qk_norm": True, "num_kv_heads": 4},
+    {"num_kv_heads": 1, "rms_norm_eps": 0.1},
+    {"qk_norm": True, "num_heads": 2, "num_kv_heads": 1, "rms_norm_eps": 0.1},
+]
+
+
+def uneven(layer: Layer) -> Layer:
+    """A layer whose norms have weights."""
+    for norm in (layer.attention_norm, layer.ffn_norm):
+        norm.weight = mx.random.uniform(0.5, 2, norm.weight.shape)
+    return layer
+
+
+def laid_out(rows: Rows, layer: Layer, model: PixWordModel) -> Matrices:
+    return Matrices(*map(rows.keep, lay_out(layer, model.args.compute_dtype)))
+
+
+def one_by_one(rows: Rows, model: PixWordModel, layer: Layer, x: mx.array) -> mx.array:
+    """The layer on ``x [N, L, D]``, a place after the other."""
+    count, length, _ = x.shape
+    matrices, cache, found = laid_out(rows, layer, model), rows.new_cache(count, length + 3), []
+    for place in range(length):
+        states, turn = rows.keep(x[:, place]), rows.keep(turns(model.args, np.array([place])))
+        y = rows.combine(matrices, states, rows.heads(states, matrices.qkv), turn, cache, place)
+        found.append(mx.array(y))
+    return mx.stack(found, axis=1)
+
+
+@pytest.mark.parametrize("kind", [Rows, NumpyRows])
+@pytest.mark.parametrize("changes", SHAPES)
+def test_rows_one_by_one_are_the_layer_on_a_sequence(
+    small_model: Build, changes: dict[str, Any], kind: type[Rows]
+) -> None:
+    model = small_model(**changes)
+    layer, x = uneven(model.layers[1]), 3 * mx.random.normal((3, 7, 32))
+    rotary = mx.array(rotary_table(7, model.args.head_size, model.args.rope_theta))
+    expected = layer(x, rotary, "causal")
+    assert np.abs(np.array(one_by_one(kind(model.args), model, layer, x) - expected)).max() < 1e-5
+    assert np.abs(np.array(expected - x)).max() > 0.3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("changes", SHAPES[:2])
+def test_half_types_stay_near_float32(small_model: Build, changes: dict[str, Any], dtype: str) -> None:
+    model = small_model(**changes, dtype=dtype)
+    layer, x = uneven(model.layers[0]), mx.random.normal((2, 5, 32))
+    rotary = mx.array(rotary_table(5, model.args.head_size, model.args.rope_theta))
+    half = x.astype(model.args.compute_dtype)
+    found, expected = one_by_one(Rows(model.args), model, layer, half), layer(x, rotary, "causal")
+    assert found.dtype == model.args.compute_dtype
+    assert np.abs(np.array((found - expected).astype(mx.float32))).max() < 0.06
+    plain = layer(half, rotary, "causal")  # as far from float32 as the layer itself
+    assert np.abs(np.array((found - plain).astype(mx.float32))).max() < 0.06
+
+
+@pytest.mark.parametrize("kind", [Rows, NumpyRows])
+def test_a_bias_hides_places_of_single_rows(small_model: Build, kind: type[Rows]) -> None:
+    """The second row sees nothing of its first two places; so it is the layer on what follows them."""
+    model = small_model(qk_norm=True)
+    args, layer = model.args, uneven(model.layers[0])
+    rows, x = kind(args), mx.random.normal((2, 5, 32))
+    matrices, cache = laid_out(rows, layer, model), rows.new_cache(2, 5)
+    bias = rows.keep(mx.array([[0.0] * 5, [-np.inf] * 2 + [0.0] * 3])[:, None, None])
+    positions = np.arange(5)[:, None] - np.array([0, 2])  # [5, 2]
+    for place in range(5):
+        states, turn = rows.keep(x[:, place]), rows.keep(turns(args, positions[place].clip(0)))
+        hidden = bias if place > 1 else None
+        y = rows.combine(matrices, states, rows.heads(states, matrices.qkv), turn, cache, place, hidden)
+    for row, start in ((0, 0), (1, 2)):
+        rotary = mx.array(rotary_table(5 - start, args.head_size, args.rope_theta))
+        expected = layer(x[row : row + 1, start:], rotary, "causal")[0, -1]
+        assert np.abs(np.array(y[row]) - np.array(expected)).max() < 1e-5
+
+
+def test_tiny_states_are_normed_alike(small_model: Build) -> None:
+    """Where eps decides, one factor for two norms is still both."""
+    model = small_model(qk_norm=True, rms_norm_eps=0.1)
+    layer, x = uneven(model.layers[0]), 0.1 * mx.random.normal((2, 4, 32))
+    found = [np.array(kind(model.args).keep(x[:, 0])) for kind in (Rows, NumpyRows)]
+    for n, kind in enumerate((Rows, NumpyRows)):
+        rows = kind(model.args)
+        found[n] = np.array(rows.heads(rows.keep(x[:, 0]), laid_out(rows, layer, model).qkv))
+    assert np.abs(found[0] - found[1]).max() < 1e-5
+    assert (found[0][:, :6] ** 2).mean() < 0.7  # of queries and keys; without eps it would be 1
+
+
+def test_large_gates_overflow_to_nothing(small_model: Build) -> None:
+    rows = NumpyRows(small_model().args)
+    with np.errstate(over="ignore"):
+        found = rows._swiglu(np.array([[-1000.0, 1000.0, 0.5, 2.0, 3.0, 4.0]], np.float32))
+    expected = [0, 3000, 0.5 / (1 + np.exp(-0.5)) * 4]
+    assert found[0].tolist() == pytest.approx(expected)

@@ -1,0 +1,138 @@
+"""Reading: caches change nothing, sampling obeys its settings, and forbidden words never appear."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.inference.settings import SampleArgs
+from mlx_pixword.inference.words import NEVER_GENERATED, generate_batch, generate_text, generate_words, stream_generate
+from mlx_pixword.inputs.processor import Part, Processor
+from mlx_pixword.model.batch import BOS, EOS
+from mlx_pixword.model.network import PixWordModel
+
+Build = Callable[..., PixWordModel]
+
+
+def parts(rng: np.random.Generator, height: int = 9, width: int = 6, words: int = 2) -> list[Part]:
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8), list(rng.integers(6, 12, words))]
+
+
+def without_cache(model: PixWordModel, processor: Processor, document: list[Part], count: int) -> list[int]:
+    """Greedy words from whole forward passes."""
+    words: list[int] = []
+    for _ in range(count):
+        logits = np.array(model(processor([*document, words] if words else document)))[0, -1, : model.args.vocab_size]
+        logits[list(NEVER_GENERATED)] = -np.inf
+        words.append(int(logits.argmax()))
+        if words[-1] == EOS:
+            break
+    return words
+
+
+def test_cached_words_are_those_of_whole_forward_passes(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor = Processor(model.args)
+    documents = [parts(rng), parts(rng, 1, 1, 5), parts(rng, 16, 13, 1)]
+    batch = processor.batch(documents)
+    found = [step for step, _ in generate_words(model, batch, SampleArgs(max_tokens=12))]
+    for row, document in enumerate(documents):
+        expected = without_cache(model, processor, document, 12)
+        assert [step[row] for step in found][: len(expected)] == expected
+        alone = [step[0] for step, _ in generate_words(model, processor(document), SampleArgs(max_tokens=12))]
+        assert alone[: len(expected)] == expected
+
+
+def force(model: PixWordModel, word: int) -> None:
+    """Make one word the likeliest everywhere."""
+    classes = model.args.vocab_size + model.args.num_pix
+    model.logits = lambda x: mx.broadcast_to(mx.arange(classes) == word, (*x.shape[:-1], classes)).astype(mx.float32)
+
+
+@pytest.mark.parametrize("temp", [0.0, 5.0])
+def test_special_words_and_pixels_are_never_generated(
+    small_model: Build, rng: np.random.Generator, temp: float
+) -> None:
+    model = small_model()
+    model.head.weight = 0 * model.head.weight  # all classes equally likely
+    batch = Processor(model.args).batch([parts(rng)] * 8)
+    words = {w for step, _ in generate_words(model, batch, SampleArgs(max_tokens=40, temp=temp)) for w in step}
+    assert words <= {EOS, *range(6, 12)}
+    assert len(words) > 3 or temp == 0
+
+
+def test_a_seed_gives_the_same_words_and_another_seed_others(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor, document = Processor(model.args), parts(rng)
+    texts = [generate_text(model, processor, document, temp=2.0, seed=s, max_tokens=30) for s in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temp": 1e-6}])
+def test_narrow_sampling_is_greedy(small_model: Build, rng: np.random.Generator, narrow: dict[str, Any]) -> None:
+    model = small_model()
+    processor, document = Processor(model.args), parts(rng)
+    greedy = generate_text(model, processor, document, max_tokens=10)
+    assert generate_text(model, processor, document, **{"temp": 1.0, "max_tokens": 10} | narrow) == greedy
+
+
+def test_repetition_penalty_changes_repeated_words(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor, document = Processor(model.args), parts(rng)
+    batch = processor.batch([document, document])
+    plain = [step for step, _ in generate_words(model, batch, SampleArgs(max_tokens=12))]
+    varied = [step for step, _ in generate_words(model, batch, SampleArgs(max_tokens=12, repetition_penalty=1000.0))]
+    assert varied[0] == plain[0]  # nothing to repeat yet
+    assert len({w for w, _ in varied}) > len({w for w, _ in plain})
+    assert all(a == b for a, b in varied)  # equal rows stay equal
+
+
+def test_a_stream_adds_up_and_says_why_it_ended(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor, document = Processor(model.args), parts(rng)
+    responses = list(stream_generate(model, processor, document, max_tokens=5))
+    assert "".join(r.text for r in responses) == generate_text(model, processor, document, max_tokens=5)
+    assert responses[-1].finish_reason in ("stop", "length")
+    assert all(r.finish_reason is None for r in responses[:-1])
+    assert responses[0].prompt_elements == 1 + 2 + 6 + 2  # <s>, marks, 3x2 windows, two words
+
+
+@pytest.mark.parametrize(("word", "reason", "count"), [(EOS, "stop", 0), (7, "length", 4)])
+def test_end_of_text_stops(small_model: Build, rng: np.random.Generator, word: int, reason: str, count: int) -> None:
+    model = small_model()
+    force(model, word)
+    responses = list(stream_generate(model, Processor(model.args), parts(rng), max_tokens=4))
+    assert (responses[-1].finish_reason, responses[-1].tokens) == (reason, count)
+
+
+def test_generation_stops_at_the_end_of_the_sequence(small_model: Build) -> None:
+    model = small_model(max_seq_len=70)
+    processor = Processor(model.args)
+    document: list[Part] = [[7] * 66]  # with <s>: 67 elements, so 70 - 67 more can be fed
+    steps = list(generate_words(model, processor(document), SampleArgs(max_tokens=50)))
+    assert len(steps) == 4
+    assert steps[-1][1]
+
+
+def test_a_batch_of_texts_equals_single_texts(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor = Processor(model.args)
+    documents = [parts(rng), parts(rng, 4, 4, 3)]
+    together = generate_batch(model, processor, processor.batch(documents), max_tokens=8)
+    assert together == [generate_text(model, processor, d, max_tokens=8) for d in documents]
+    assert BOS not in [int(w) for text in together for w in text.split()]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0}, {"temp": -1.0}, {"temp": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": 2.0},
+        {"top_k": -1}, {"seed": -1}, {"repetition_penalty": 0.0},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PixWordError, match="must"):
+        SampleArgs(**wrong)
