@@ -21,9 +21,10 @@ import mlx_pixword as pw
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
-from mlx_pixword.data.plates import COLORS, HEIGHT, WIDTH, PlateSource
+from mlx_pixword.config.data import COLORS
+from mlx_pixword.data.plates import HEIGHT, WIDTH, PlateSource
 from mlx_pixword.inference.likelihood import score_document
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, make_document
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, make_document
 
 COLUMNS = 20  # plates a row of the picture that PNG gets
 

@@ -140,8 +140,9 @@ def prepare_step(config: RunConfig) -> Any:
 
     from mlx_pixword.model.batch import collate
     from mlx_pixword.model.network import PixWordModel
+    from mlx_pixword.training.device import prepare_streams
     from mlx_pixword.training.optimizer import make_optimizer
-    from mlx_pixword.training.step import make_step, prepare_streams
+    from mlx_pixword.training.step import make_step
 
     prepare_streams(config.train)
     args, train = config.model, config.train
@@ -161,7 +162,7 @@ def prepare_block(config: RunConfig) -> Any:
 
     from mlx_pixword.model.network import PixWordModel
     from mlx_pixword.training.chunked_gradient import make_chunked_gradient
-    from mlx_pixword.training.step import prepare_streams
+    from mlx_pixword.training.device import prepare_streams
 
     prepare_streams(config.train)
     model = PixWordModel(config.model)

@@ -4,46 +4,20 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common.cli import parse, run_command
 from .common.errors import PixWordError
-from .common.settings import setting
-from .inference.draw_files import DrawArgs, check, draw_files
-from .inference.settings import SampleArgs
+from .inference.draw_files import check, draw_files
+from .inference.settings import END_MARK, MARK, GenerateArgs
 
 if TYPE_CHECKING:
     from .inputs.processor import Part, Processor
-    from .model.batch import ImageTokens
+    from .model.document import ImageTokens
     from .model.network import PixWordModel
 
-MARK, END_MARK = "<|image|>", "<|/image|>"
 BATCH = 32  # images read together with --each
-
-
-@dataclass(frozen=True)
-class GenerateArgs(DrawArgs):
-    """Write the words that follow images and a prompt, or with --out-image draw an image after them."""
-
-    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
-    image: list[str] = setting([], "image to read; may be repeated", metavar="FILE")
-    prompt: list[str] = setting(
-        [],
-        f"text to go on from; - is standard input; {MARK}FILE{END_MARK} in it is an image, and {MARK} alone marks "
-        "where an --image goes; may be repeated to draw after each",
-        metavar="TEXT",
-    )
-    each: bool = setting(False, "read every image on its own, in batches")
-    jsonl: bool = setting(False, 'print {"image": ..., "text": ...}, a line for every image with --each')
-    revision: str | None = setting(None, "branch, tag or commit of a hub repository")
-    dtype: str | None = setting(
-        None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
-    )
-
-    def sample_args(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(SampleArgs)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
-from mlx_pixword.data.plates import COLORS, PlateSource
+from mlx_pixword.config.data import COLORS
+from mlx_pixword.data.plates import PlateSource
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import reference as ref
 from mlx.utils import tree_flatten
 
-from mlx_pixword.convert import LAYER_NAMES, TOP_NAMES
 from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.weights.upw import LAYER_NAMES, TOP_NAMES
 
 
 def reference_weights(model: PixWordModel) -> ref.Weights:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.model.batch import (
+from mlx_pixword.model.batch import Batch, bucket, bucket_rows, collate
+from mlx_pixword.model.document import (
     BOS,
     END_IMAGE,
     EOS,
@@ -17,12 +18,8 @@ from mlx_pixword.model.batch import (
     SPECIAL_WORDS,
     UNK,
     WINDOW,
-    Batch,
     Document,
     ImageTokens,
-    bucket,
-    bucket_rows,
-    collate,
     make_document,
     split_document,
 )

@@ -49,7 +49,7 @@ from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
 from mlx_pixword.pixels.windows import to_windows
 
 ROOT = Path(__file__).parents[1]

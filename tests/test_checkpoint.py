@@ -18,15 +18,13 @@ from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training import checkpoint as module
 from mlx_pixword.training.checkpoint import (
     Checkpoint,
-    Progress,
     load_checkpoint,
     newest_checkpoint,
-    random_state,
     read_checkpoint,
     save_checkpoint,
-    set_random_state,
 )
 from mlx_pixword.training.optimizer import make_optimizer
+from mlx_pixword.training.state import Progress, random_state, set_random_state
 
 Build = Callable[..., PixWordModel]
 STORED = Path(__file__).parent / "stored" / "checkpoint-1"

@@ -11,7 +11,8 @@ from mlx.utils import tree_flatten
 from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
+from mlx_pixword.model.batch import Batch, collate
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, make_document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training.chunked_gradient import make_chunked_gradient
 from mlx_pixword.training.step import _objective

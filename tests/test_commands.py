@@ -17,7 +17,7 @@ import mlx_pixword as pw
 from mlx_pixword import doctor, evaluate, generate
 from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.evaluate import reading_scores, wilson
+from mlx_pixword.evaluation.scores import reading_scores, wilson
 from mlx_pixword.generate import arrange
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.network import PixWordModel

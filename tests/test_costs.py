@@ -20,9 +20,11 @@ from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.inference.growing_images import Decoder
 from mlx_pixword.inference.token_layers import Matrices, Rows
 from mlx_pixword.inputs.processor import tokens_of
-from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, Batch, collate, make_document
-from mlx_pixword.model.network import PixWordModel, network, num_parameters
+from mlx_pixword.model import layers, network
+from mlx_pixword.model.args import ModelArgs, parameters
+from mlx_pixword.model.batch import Batch, collate
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, make_document
+from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.pixels.windows import window_order
 from mlx_pixword.planning.costs import (
     Load,
@@ -31,7 +33,6 @@ from mlx_pixword.planning.costs import (
     forward_flops,
     image_load,
     muon_flops,
-    parameters,
     training_flops,
 )
 from mlx_pixword.training.step import _objective
@@ -62,13 +63,13 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     found: Counts = Counter()
     part = ["language"]
     plain = {
-        "linear": network.Linear.__call__, "table": network.Table.__call__, "logits": PixWordModel.logits,
+        "linear": layers.Linear.__call__, "table": network.Table.__call__, "logits": PixWordModel.logits,
         "image": network.ImageBlock.states, "first": network.ImageBlock.table,
-        "attention": network.attention, "window": network.window_attention,
-        "conditional": network.conditional_attention,
+        "attention": layers.attention, "window": layers.window_attention,
+        "conditional": layers.conditional_attention,
     }  # fmt: skip
 
-    def linear(self: network.Linear, x: mx.array) -> mx.array:
+    def linear(self: layers.Linear, x: mx.array) -> mx.array:
         found[part[0]] += 2 * x.size * self.weight.shape[0]
         return plain["linear"](self, x)
 
@@ -102,7 +103,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         return plain["conditional"](q, own_k, own_v, k, *rest)
 
     for owner, name, function in (
-        (network.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
+        (layers.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
         (network.ImageBlock, "states", image), (network.ImageBlock, "table", partialmethod(image, name="first")),
         (network, "attention", attention), (network, "window_attention", window),
         (network, "conditional_attention", conditional),

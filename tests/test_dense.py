@@ -20,7 +20,8 @@ from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.inference import likelihood
 from mlx_pixword.inputs.processor import Processor
 from mlx_pixword.inputs.tokenizer import train_tokenizer
-from mlx_pixword.model.batch import IMAGE, NO_TARGET, Batch, Document, collate, draw_offsets
+from mlx_pixword.model.batch import Batch, collate, draw_offsets
+from mlx_pixword.model.document import IMAGE, NO_TARGET, Document
 from mlx_pixword.model.losses import loss_sums, weighted_loss
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.ops.conditional_attention import conditional_attention

@@ -13,7 +13,8 @@ from mlx_pixword.inference import draw as module
 from mlx_pixword.inference.draw import DRAW, UNDRAWN, draw, generate_image, generate_images
 from mlx_pixword.inference.growing_images import Decoder
 from mlx_pixword.inputs.processor import Processor
-from mlx_pixword.model.batch import BOS, IMAGE, Document, ImageTokens, collate
+from mlx_pixword.model.batch import collate
+from mlx_pixword.model.document import BOS, IMAGE, Document, ImageTokens
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.windows import window_order
 

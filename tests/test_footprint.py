@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mlx_pixword.config.run import make_config
-from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.network import PixWordModel, network
-from mlx_pixword.planning.costs import drawing_flops, image_load, key_width, matrix_parameters, parameters
+from mlx_pixword.model import layers
+from mlx_pixword.model.args import ModelArgs, key_width, matrix_parameters, parameters
+from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.planning.costs import drawing_flops, image_load
 from mlx_pixword.planning.footprint import drawing_work, layer_bytes, optimizer_work, training_memory, training_work
 
 Build = Callable[..., PixWordModel]
@@ -45,7 +46,7 @@ def test_bytes_of_a_layer_are_those_of_its_operations(
     monkeypatch.setattr("mlx_pixword.ops.exponentials.polynomials_pay", lambda *_: False)
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, weight, eps: mx.abs(x))
     monkeypatch.setattr(
-        network, "attention", lambda q, k, v, scale, mask: mx.concatenate([q, k, v], axis=1)[:, : q.shape[1]]
+        layers, "attention", lambda q, k, v, scale, mask: mx.concatenate([q, k, v], axis=1)[:, : q.shape[1]]
     )
     model, rows = small_model(**changes), 64
     args, layer = model.args, model.layers[0]

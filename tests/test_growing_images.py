@@ -16,7 +16,7 @@ from mlx_pixword.config.run import make_config
 from mlx_pixword.inference.growing_images import Decoder, choose_rows
 from mlx_pixword.inference.token_layers import Rows
 from mlx_pixword.inference.token_layers_numpy import NumpyRows
-from mlx_pixword.model.batch import BOS, IMAGE, Document, ImageTokens, make_document
+from mlx_pixword.model.document import BOS, IMAGE, Document, ImageTokens, make_document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.windows import to_windows
 

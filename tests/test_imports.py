@@ -83,10 +83,10 @@ def hidden(module: str, sources: Sources) -> list[str]:
 
 
 def is_upward(module: str, other: str) -> bool:
-    """Whether an import goes to a later folder, to one beside it, or from a folder or a command to a command."""
+    """Whether an import goes to a later folder, to one beside it, or to a command; commands may import the package."""
     here, there = level(module), level(other)
     if there == len(ORDER):
-        return module != "__main__"
+        return here < there if other == ROOT else module != "__main__"
     beside = here == there and module.split(".")[0] != other.split(".")[0]
     return there > here or beside
 

@@ -24,7 +24,7 @@ from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, WINDOW, Document, ImageTokens
 
 TOKENIZER = train_tokenizer(["0123456789 caption"], 300)
 SIZES = {

@@ -24,9 +24,10 @@ from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training import loss_scale, trainer
 from mlx_pixword.training import step as step_module
 from mlx_pixword.training.checkpoint import read_checkpoint
+from mlx_pixword.training.device import bound_cache
 from mlx_pixword.training.loss_scale import LossScale, names_of, some_of
 from mlx_pixword.training.optimizer import make_optimizer
-from mlx_pixword.training.step import bound_cache, is_finite, make_step
+from mlx_pixword.training.step import is_finite, make_step
 
 Build = Callable[..., PixWordModel]
 TOKENIZER = train_tokenizer(["0 1 2 3 4 5 6 7 8 9"], 300)

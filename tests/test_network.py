@@ -14,7 +14,8 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import make_config
 from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, NO_TARGET, Batch, Document, collate, make_document
+from mlx_pixword.model.batch import Batch, collate
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, NO_TARGET, Document, make_document
 from mlx_pixword.model.losses import boundary_sums, weighted_loss
 from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.ops.rotary import rotary_table, rotate

@@ -10,7 +10,8 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.data import plates
 from mlx_pixword.data.pack import Row, bucket_batches, pack_rows, plan_batches, row_length
 from mlx_pixword.data.plates import HEIGHT, SCHEMES, WIDTH, Plate, PlateSource, is_reserved
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, NO_TARGET, Document, ImageTokens, collate, make_document
+from mlx_pixword.model.batch import collate
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, NO_TARGET, Document, ImageTokens, make_document
 from mlx_pixword.pixels.windows import window_order
 
 W = 4  # window side

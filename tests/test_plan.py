@@ -12,8 +12,8 @@ from mlx_pixword import plan
 from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import PRESETS, make_config
+from mlx_pixword.model.args import parameters
 from mlx_pixword.planning.chips import CHIPS, Rates, Work, find_chip
-from mlx_pixword.planning.costs import parameters
 from mlx_pixword.planning.table import binary, duration, prefixed, two_digits
 
 Capture = pytest.CaptureFixture[str]

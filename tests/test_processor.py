@@ -12,7 +12,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inputs.processor import Processor, tokens_of
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, EOS, IMAGE, NO_TARGET, WINDOW, Document
+from mlx_pixword.model.document import BOS, END_IMAGE, EOS, IMAGE, NO_TARGET, WINDOW, Document
 from mlx_pixword.pixels.colors import fold_colors, unfold_colors
 from mlx_pixword.pixels.images import fit_rgb
 from mlx_pixword.pixels.windows import from_windows, num_windows

@@ -18,8 +18,7 @@ from mlx_pixword.config.run import PRESETS, RunConfig, make_config, read_yaml
 from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.convert import ConvertSettings
 from mlx_pixword.evaluate import EvaluateArgs
-from mlx_pixword.generate import GenerateArgs
-from mlx_pixword.inference.settings import SampleArgs
+from mlx_pixword.inference.settings import GenerateArgs, SampleArgs
 from mlx_pixword.model.args import METADATA_KEYS, ModelArgs
 from mlx_pixword.pretrain import parse_command
 

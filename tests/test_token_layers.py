@@ -9,7 +9,8 @@ import pytest
 
 from mlx_pixword.inference.token_layers import Matrices, Rows, lay_out, turns
 from mlx_pixword.inference.token_layers_numpy import NumpyRows
-from mlx_pixword.model.network import Layer, PixWordModel
+from mlx_pixword.model.layers import Layer
+from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.ops.rotary import rotary_table
 
 Build = Callable[..., PixWordModel]

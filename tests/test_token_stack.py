@@ -12,7 +12,7 @@ from metal_emulator import reports
 from mlx_pixword.inference.growing_images import Decoder
 from mlx_pixword.inference.token_layers import Rows
 from mlx_pixword.inference.token_stack import stacks_run
-from mlx_pixword.model.batch import BOS, IMAGE, make_document
+from mlx_pixword.model.document import BOS, IMAGE, make_document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.ops.dispatch import choose
 

@@ -21,7 +21,7 @@ from mlx_pixword.inputs.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from mlx_pixword.model.batch import SPECIAL_WORDS
+from mlx_pixword.model.document import SPECIAL_WORDS
 
 CORPUS = ["seven red plates, 1207", "two blue plates\tand a tab", "Grüße, naïve café", "line\nbreak", "日本語 日本"]
 TEXTS = [

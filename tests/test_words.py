@@ -11,7 +11,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inference.settings import SampleArgs
 from mlx_pixword.inference.words import NEVER_GENERATED, generate_batch, generate_text, generate_words, stream_generate
 from mlx_pixword.inputs.processor import Part, Processor
-from mlx_pixword.model.batch import BOS, EOS
+from mlx_pixword.model.document import BOS, EOS
 from mlx_pixword.model.network import PixWordModel
 
 Build = Callable[..., PixWordModel]

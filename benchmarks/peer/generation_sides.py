@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from shared.workload import Job
 
-from mlx_pixword.model.batch import BOS, IMAGE
+from mlx_pixword.model.document import BOS, IMAGE
 
 PREFIX = (BOS, IMAGE)
 

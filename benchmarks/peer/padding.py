@@ -14,7 +14,8 @@ import numpy as np
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import EOS, PAD, WINDOW, Document, ImageTokens, draw_offsets
+from mlx_pixword.model.batch import draw_offsets
+from mlx_pixword.model.document import EOS, PAD, WINDOW, Document, ImageTokens
 from mlx_pixword.pixels.windows import from_windows, to_windows
 
 IGNORE = -100  # target of what is not predicted, PyTorch's own

@@ -47,8 +47,9 @@ def ours(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any], pla
 
     from mlx_pixword.model.losses import weighted_loss
     from mlx_pixword.model.network import PixWordModel
+    from mlx_pixword.training.device import prepare_streams
     from mlx_pixword.training.optimizer import make_optimizer
-    from mlx_pixword.training.step import make_step, prepare_streams
+    from mlx_pixword.training.step import make_step
 
     class Plain(PixWordModel):
         def window_states(self, batch: Batch, exact_savings: bool = False) -> mx.array:
@@ -78,7 +79,7 @@ def ours(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any], pla
 def mlx_batches(job: Job) -> list[list[Batch]]:
     """Micro-batches of every step, collated as in training."""
     from mlx_pixword.model.batch import collate
-    from mlx_pixword.training.step import takes_any_size
+    from mlx_pixword.training.device import takes_any_size
 
     args, queries = job.model, job.train.pixel_queries
     return [

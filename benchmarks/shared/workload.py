@@ -24,7 +24,7 @@ from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
 from mlx_pixword.pixels.windows import from_windows, to_windows
 
 CASES = ("tiny-plates", "tiny-noise", "wide-photos")

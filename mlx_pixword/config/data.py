@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..common.errors import PixWordError
 from ..common.settings import setting
-from ..data.plates import COLORS
+
+COLORS = ("schemes", "random")  # of the built-in plates
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from ..common.errors import PixWordError
 from ..common.files import trouble
 from ..model.args import ModelArgs
-from ..model.batch import ImageTokens
+from ..model.document import ImageTokens
 from ..pixels.windows import num_windows, window_order
 
 VERSION = 1  # of the files' contents; a new number leaves old files unread

@@ -14,7 +14,7 @@ from ..common.errors import BadImage, PixWordError
 from ..inputs.processor import tokens_of
 from ..inputs.tokenizer import Tokenizer
 from ..model.args import ModelArgs
-from ..model.batch import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
+from ..model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
 from .base import Picture, Source
 from .cache import TokenCache
 from .decoders import Decoders

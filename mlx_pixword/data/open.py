@@ -10,7 +10,7 @@ import numpy as np
 from ..common.errors import PixWordError
 from ..config.data import DataArgs
 from ..inputs.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from ..model.batch import SPECIAL_WORDS
+from ..model.document import SPECIAL_WORDS
 from .base import Source
 from .plates import PlateSource
 from .sources import open_source

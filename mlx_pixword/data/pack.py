@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..model.batch import Document
+from ..model.document import Document
 
 Row = list[Document]
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..common.errors import PixWordError
+from ..config.data import COLORS
 from ..pixels.images import fit_rgb
 from .base import Picture, digest_of
 
@@ -27,7 +28,6 @@ SCHEMES = (  # ink, background
     ((96, 16, 24), (216, 228, 236)),
     ((8, 80, 40), (240, 248, 240)),
 )
-COLORS = ("schemes", "random")
 
 
 def is_reserved(text: str) -> bool:

@@ -13,8 +13,10 @@ import numpy as np
 
 from ..common.errors import PixWordError
 from ..model.args import ModelArgs
-from ..model.batch import Document, collate
-from ..model.network import Layer, PixWordModel
+from ..model.batch import collate
+from ..model.document import Document
+from ..model.layers import Layer
+from ..model.network import PixWordModel
 from .token_layers import Array, Cache, Matrices, Rows, lay_out, side_by_side, turns
 from .token_layers_numpy import NumpyRows
 from .token_stack import Stack, stacks_run

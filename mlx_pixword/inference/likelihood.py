@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..common.errors import PixWordError
-from ..model.batch import END_IMAGE, NO_TARGET, WINDOW, Batch, Document, collate
+from ..model.batch import Batch, collate
+from ..model.document import END_IMAGE, NO_TARGET, WINDOW, Document
 from ..model.network import PixWordModel
 
 QUERIES = 4096  # pixels that pass the language block at a time

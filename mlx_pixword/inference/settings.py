@@ -1,6 +1,11 @@
-"""The settings of sampling, light enough for a command line's `--help`; the samplers themselves are mlx-lm's."""
+"""The settings of `generate`, declared here and nowhere else: sampling, drawing, and what to read.
 
-from dataclasses import dataclass
+Light enough for a command line's `--help`; the samplers themselves are mlx-lm's.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from ..common.errors import PixWordError
 from ..common.settings import setting
@@ -34,3 +39,77 @@ class SampleArgs:
     def temperature(self, default: float) -> float:
         """The temperature asked for, or ``default``."""
         return default if self.temp is None else self.temp
+
+
+@dataclass(frozen=True)
+class DrawArgs(SampleArgs):
+    """Drawing."""
+
+    out_image: Path | None = setting(None, "draw an image into this .png file", metavar="FILE.png")
+    size: str | None = setting(None, "size of the drawing in pixels (default the model's image size)", metavar="WxH")
+    count: int = setting(1, "drawings a prompt; several files are named FILE-1.png, FILE-2.png, ...")
+    complete: Path | None = setting(None, "keep the top of this image and draw the remainder", metavar="FILE")
+    keep: float = setting(0.5, "fraction of the rows of --complete that is kept")
+    gif: bool = setting(False, "also write FILE.gif, which shows the drawing being made")
+    then_words: bool = setting(False, "go on with words after the drawing, printed behind the name of its file")
+    force: bool = setting(False, "write over files that exist")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.keep <= 1:
+            raise PixWordError(f"--keep must lie in 0..1, got {self.keep}")
+        if self.count < 1:
+            raise PixWordError(f"--count must be at least 1, got {self.count}")
+        if self.out_image is None and (self.size or self.complete or self.gif or self.then_words):
+            raise PixWordError("--size, --complete, --gif and --then-words draw; give --out-image FILE.png too")
+        if self.size and self.complete:
+            raise PixWordError("--complete draws at the size of its image; leave out --size")
+
+    def size_wanted(self) -> tuple[int, int] | None:
+        """``(height, width)`` of ``--size WxH``, or None; raises `PixWordError`."""
+        if self.size is None:
+            return None
+        sides = self.size.lower().split("x")
+        if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+            raise PixWordError(f"--size must be two positive integers such as 28x12, got {self.size!r}")
+        return int(sides[1]), int(sides[0])
+
+    def files(self, prompts: int) -> list[Path]:
+        """Where drawings after so many prompts go; raises `PixWordError` for another format or a file that exists."""
+        out = self.out_image
+        if out is None or out.suffix.lower() != ".png":
+            raise PixWordError(f"--out-image must end in .png, got {out}")
+        drawings = prompts * self.count
+        paths = [out] if drawings == 1 else [out.with_stem(f"{out.stem}-{n + 1}") for n in range(drawings)]
+        for path in [*paths, *([out.with_suffix(".gif")] if self.gif else [])]:
+            if path.exists() and not self.force:
+                raise PixWordError(f"{path} exists; choose another name or give --force")
+        if not out.absolute().parent.is_dir():
+            raise PixWordError(f"--out-image {out}: there is no folder {out.parent}")
+        return paths
+
+
+MARK, END_MARK = "<|image|>", "<|/image|>"
+
+
+@dataclass(frozen=True)
+class GenerateArgs(DrawArgs):
+    """Write the words that follow images and a prompt, or with --out-image draw an image after them."""
+
+    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
+    image: list[str] = setting([], "image to read; may be repeated", metavar="FILE")
+    prompt: list[str] = setting(
+        [],
+        f"text to go on from; - is standard input; {MARK}FILE{END_MARK} in it is an image, and {MARK} alone marks "
+        "where an --image goes; may be repeated to draw after each",
+        metavar="TEXT",
+    )
+    each: bool = setting(False, "read every image on its own, in batches")
+    jsonl: bool = setting(False, 'print {"image": ..., "text": ...}, a line for every image with --each')
+    revision: str | None = setting(None, "branch, tag or commit of a hub repository")
+    dtype: str | None = setting(
+        None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
+    )
+
+    def sample_args(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(SampleArgs)}

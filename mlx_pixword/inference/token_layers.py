@@ -15,7 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..model.args import ModelArgs
-from ..model.network import Layer
+from ..model.layers import Layer
 from ..ops.exponentials import swiglu
 from ..ops.rotary import rotary_table
 

@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 
 from ..inputs.processor import Part, Processor
-from ..model.batch import BOS, END_IMAGE, EOS, IMAGE, PAD, UNK, Batch
+from ..model.batch import Batch
+from ..model.document import BOS, END_IMAGE, EOS, IMAGE, PAD, UNK
 from ..model.network import PixWordModel
 from .settings import SampleArgs
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..common.errors import PixWordError
 from ..model.args import ModelArgs
-from ..model.batch import BOS, END_IMAGE, IMAGE, Batch, Document, ImageTokens, collate, make_document
+from ..model.batch import Batch, collate
+from ..model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
 from ..ops.fold import fold_windows
 from ..pixels.colors import fold_colors, unfold_colors
 from ..pixels.images import fit_rgb

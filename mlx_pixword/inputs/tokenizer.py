@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import sentencepiece
 
 from ..common.errors import PixWordError
-from ..model.batch import SPECIAL_WORDS
+from ..model.document import SPECIAL_WORDS
 
 MAX_FILE = 2**28  # bytes
 LEAST_VOCAB_SIZE = len(SPECIAL_WORDS) + 256 + 4  # special words, bytes, the space mark and some slack

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from ..common.errors import PixWordError
 from ..common.settings import build, setting
-from ..pixels.colors import num_levels, num_pix_tokens
+from ..pixels.colors import COLOR_FEATURES, num_levels, num_pix_tokens
 from ..pixels.windows import check_geometry
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -79,3 +79,22 @@ class ModelArgs:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def matrix_parameters(args: ModelArgs) -> int:
+    """Weights of a layer's seven projections, ``2 D^2 + 2 D G d + 3 D M``."""
+    size = args.hidden_size
+    return size * (2 * size + 2 * key_width(args) + 3 * args.intermediate_size)
+
+
+def parameters(args: ModelArgs, *, stored: bool = False) -> int:
+    """Trainable numbers, or those of a model directory, where factored colours are summed up."""
+    size, rows = args.hidden_size, 2 * (args.vocab_size + args.num_pix) + 1
+    layers = args.image_layers + args.num_layers
+    factors = 2 * COLOR_FEATURES * size if args.factored_colors and not stored else 0
+    return rows * size + size + layers * (matrix_parameters(args) + 2 * size) + factors
+
+
+def key_width(args: ModelArgs) -> int:
+    """``G d``."""
+    return args.num_kv_heads * args.head_size

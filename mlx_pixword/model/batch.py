@@ -10,58 +10,7 @@ from dataclasses import dataclass, fields
 import mlx.core as mx
 import numpy as np
 
-from ..common.errors import PixWordError
-
-UNK, BOS, EOS, PAD, IMAGE, END_IMAGE = range(6)
-SPECIAL_WORDS = ("<unk>", "<s>", "</s>", "<pad>", "<|image|>", "<|/image|>")
-WINDOW = -1  # stands in a document's elements for its next window
-NO_TARGET = -1
-
-
-@dataclass(frozen=True, eq=False)
-class ImageTokens:
-    """An image, folded: ``windows`` int32 ``[N, P]`` padded with K, ``lengths`` ``[N]``, size in pixels."""
-
-    windows: np.ndarray
-    lengths: np.ndarray
-    height: int
-    width: int
-
-    def __repr__(self) -> str:
-        count, size = self.windows.shape
-        return f"ImageTokens({self.width}x{self.height} pixels, {count} windows of {size} at most)"
-
-
-@dataclass(frozen=True, eq=False)
-class Document:
-    """A sequence of words and windows.
-
-    Attributes:
-        elements: int32 ``[L]``, a word id, or ``WINDOW`` for the next window.
-        images: the images in reading order; their windows fill the ``WINDOW`` places.
-        closed: True if ``</s>`` follows the last element; it is a target and never fed.
-        name: what a message calls it.
-    """
-
-    elements: np.ndarray
-    images: tuple[ImageTokens, ...] = ()
-    closed: bool = False
-    name: str = ""
-
-    def __len__(self) -> int:
-        return len(self.elements)
-
-    @property
-    def num_pixels(self) -> int:
-        """Valid pixels of all images."""
-        return sum(image.height * image.width for image in self.images)
-
-    def targets(self, num_words: int) -> np.ndarray:
-        """Unified id that each element predicts, int32 ``[L]``; a window's stand-in is its first pixel, ``V + t``."""
-        ids = self.elements.copy()
-        if self.images:
-            ids[ids == WINDOW] = num_words + np.concatenate([image.windows[:, 0] for image in self.images])
-        return np.append(ids[1:], np.int32(EOS if self.closed else NO_TARGET)).astype(np.int32)
+from .document import NO_TARGET, PAD, WINDOW, Document, ImageTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,60 +67,6 @@ class Batch:
         rows, length = self.elements.shape
         windows, size = self.windows.shape
         return f"Batch({rows} rows x {length} elements, {windows} distinct windows of {size} pixels)"
-
-
-def make_document(parts: Sequence[Sequence[int] | ImageTokens], *, closed: bool = False) -> Document:
-    """Join word ids and images into one document, exactly as given: no mark is put in."""
-    elements = [
-        np.full(len(p.lengths), WINDOW, np.int32) if isinstance(p, ImageTokens) else np.asarray(p, np.int32)
-        for p in parts
-    ]
-    images = tuple(p for p in parts if isinstance(p, ImageTokens))
-    return Document(np.concatenate([*elements, np.empty(0, np.int32)]), images, closed)
-
-
-def split_document(document: Document, max_length: int) -> list[Document]:
-    """Cut a document into pieces of at most ``max_length`` elements, never inside ``<|image|> .. <|/image|>``.
-
-    Each piece starts with ``<s>``; only the last one keeps ``closed``. An image that fits no piece raises
-    `PixWordError`.
-    """
-    if len(document) <= max_length:
-        return [document]
-    pieces: list[list[np.ndarray]] = [[]]
-    room = max_length
-    for unit in _units(document.elements):
-        if len(unit) > max_length - 1:
-            raise PixWordError(
-                f"an image has {len(unit)} elements, max_seq_len {max_length} holds {max_length - 1} and `<s>`"
-            )
-        if len(unit) > room:
-            pieces.append([np.array([BOS], np.int32)])
-            room = max_length - 1
-        pieces[-1].append(unit)
-        room -= len(unit)
-    return _with_images([np.concatenate(piece) for piece in pieces], document)
-
-
-def _units(elements: np.ndarray) -> list[np.ndarray]:
-    """What must stay together: single words, and images from mark to mark."""
-    inside = np.cumsum(elements == IMAGE) - np.cumsum(elements == END_IMAGE)  # 1 from <|image|> to the last window
-    starts = np.flatnonzero((inside == 0) | (elements == IMAGE))
-    starts = starts[(elements[starts] != END_IMAGE) | (starts == 0)]
-    return np.split(elements, starts[starts > 0])
-
-
-def _with_images(pieces: list[np.ndarray], document: Document) -> list[Document]:
-    """Give each piece the images whose windows it holds."""
-    images = iter(document.images)
-    documents = []
-    for n, elements in enumerate(pieces):
-        count = int((elements == WINDOW).sum())
-        own: list[ImageTokens] = []
-        while sum(len(image.lengths) for image in own) < count:
-            own.append(next(images))
-        documents.append(Document(elements, tuple(own), document.closed and n == len(pieces) - 1))
-    return documents
 
 
 def bucket(size: int, minimum: int = 8) -> int:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..ops.exponentials import logsumexp
-from .batch import NO_TARGET, Batch
+from .batch import Batch
+from .document import NO_TARGET
 
 
 class LossSums(NamedTuple):

@@ -9,9 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from .dispatch._examples import bucket, normal, whole
 from .dispatch.choose import dispatch
-from .dispatch.kernel import Kernel
+from .dispatch.kernel import Kernel, bucket, normal, whole
 from .exponentials import softmax
 from .span_attention import SOURCES, attend, suits
 

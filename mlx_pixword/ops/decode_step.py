@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .dispatch._examples import bucket, normal
 from .dispatch.choose import dispatch
-from .dispatch.kernel import Kernel
+from .dispatch.kernel import Kernel, bucket, normal
 from .dispatch.load import build_kernel
 
 SIMDGROUPS = 8  # of the threadgroup that takes a row

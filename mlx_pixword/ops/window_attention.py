@@ -10,9 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from .attention import attention
-from .dispatch._examples import bucket, normal, whole
 from .dispatch.choose import dispatch
-from .dispatch.kernel import Kernel
+from .dispatch.kernel import Kernel, bucket, normal, whole
 from .rotary import rotary_table, rotate, turns
 from .span_attention import SOURCES, attend, suits
 

@@ -13,6 +13,7 @@ from ..common.errors import PixWordError
 
 Array = TypeVar("Array", np.ndarray, mx.array)
 
+COLOR_FEATURES = 27  # smooth features of a colour, see `color_features`
 FOLD_FACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..common.errors import PixWordError
-from ..model.args import ModelArgs
+from ..model.args import ModelArgs, key_width, matrix_parameters
+from ..pixels.colors import COLOR_FEATURES
 from ..pixels.windows import num_windows, window_order
 
-COLOR_FEATURES = 27  # smooth features of a colour, see `colors.color_features`
 NEWTON_SCHULZ_STEPS = 5  # mlx.optimizers.Muon's default
 
 
@@ -66,25 +66,6 @@ def image_load(
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
-
-
-def matrix_parameters(args: ModelArgs) -> int:
-    """Weights of a layer's seven projections, ``2 D^2 + 2 D G d + 3 D M``."""
-    size = args.hidden_size
-    return size * (2 * size + 2 * key_width(args) + 3 * args.intermediate_size)
-
-
-def parameters(args: ModelArgs, *, stored: bool = False) -> int:
-    """Trainable numbers, or those of a model directory, where factored colours are summed up."""
-    size, rows = args.hidden_size, 2 * (args.vocab_size + args.num_pix) + 1
-    layers = args.image_layers + args.num_layers
-    factors = 2 * COLOR_FEATURES * size if args.factored_colors and not stored else 0
-    return rows * size + size + layers * (matrix_parameters(args) + 2 * size) + factors
-
-
-def key_width(args: ModelArgs) -> int:
-    """``G d``."""
-    return args.num_kv_heads * args.head_size
 
 
 # --- attention pairs --------------------------------------------------------------------------------------------------

@@ -9,18 +9,9 @@ nothing else is fused. Held: a formula fitted to the peaks of MLX's CPU build. N
 
 from typing import NamedTuple
 
-from ..model.args import ModelArgs
+from ..model.args import ModelArgs, key_width, matrix_parameters, parameters
 from .chips import Work
-from .costs import (
-    Load,
-    cached_keys,
-    drawing_flops,
-    key_width,
-    matrix_parameters,
-    muon_flops,
-    parameters,
-    training_flops,
-)
+from .costs import Load, cached_keys, drawing_flops, muon_flops, training_flops
 
 SCORE_PASSES = 10  # over the scores of windows and rows in the backward pass; the forward pass keeps them on the chip
 CONDITIONAL_PASSES = 10  # over the float32 scores of drawn pixels, which no kernel fuses

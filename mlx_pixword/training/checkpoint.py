@@ -5,7 +5,7 @@ size and SHA-256 of the other three. Version 1 had no manifest, and in its state
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,10 @@ from ..common.cli import notice
 from ..common.errors import PixWordError
 from ..model.network import PixWordModel
 from ..weights.safetensors import read_safetensors
+from .state import Progress, set_random_state
 
 VERSION = 2
 STATE, MANIFEST, WEIGHTS, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
-
-
-@dataclass
-class Progress:
-    """Where a run stands, besides weights and optimiser state.
-
-    Packing leaves no remainder: rows are formed inside a group of documents, and a group follows from its number.
-
-    Attributes:
-        step: optimiser steps done.
-        group, batch: of the next batch, as the loader counts them.
-        sums, tokens, seconds: since the last line of metrics: the objective's sums, words and pixels, duration.
-        tried, skipped_bytes: images tried so far, and the size of `skipped.jsonl`.
-        best_step, best_loss: of the evaluation with the lowest held-out loss.
-        random: MLX's random state.
-        scale, scale_age: float16's loss scale, and steps since it changed.
-        nonfinite: steps without an update so far; ``in_a_row``: those that the last steps were.
-    """
-
-    step: int = 0
-    group: int = 0
-    batch: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 6)
-    tokens: int = 0
-    seconds: float = 0.0
-    tried: int = 0
-    skipped_bytes: int | None = None
-    best_step: int = 0
-    best_loss: float | None = None
-    random: list[int] | None = None
-    scale: float | None = None
-    scale_age: int = 0
-    nonfinite: int = 0
-    in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,16 +112,6 @@ def load_checkpoint(checkpoint: Checkpoint, model: PixWordModel, optimizer: opti
     mx.eval(model.parameters(), optimizer.state)
     if checkpoint.progress.random is not None:
         set_random_state(checkpoint.progress.random)
-
-
-def random_state() -> list[int]:
-    """MLX's random state, two words of 32 bits."""
-    return [int(word) for word in mx.random.state[0].tolist()]  # type: ignore[index]
-
-
-def set_random_state(words: list[int]) -> None:
-    """Go on from a state: MLX makes the two words of a seed's upper and lower half."""
-    mx.random.seed((words[0] << 32) | words[1])
 
 
 def _sorted(tree: Any) -> dict[str, mx.array]:

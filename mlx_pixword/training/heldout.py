@@ -6,11 +6,13 @@ import numpy as np
 
 from ..common import files
 from ..common.cli import notice
-from ..evaluation.samples import LossMeter, draw_images_page, draw_page, read_documents, readable
+from ..evaluation.meter import LossMeter
+from ..evaluation.pages import draw_images_page, draw_page
+from ..evaluation.readings import read_documents, readable
 from ..inputs.processor import Processor
 from ..weights.directory import save_model
 from .reporter import Reporter, plot_losses
-from .setup import Run
+from .state import Run
 
 MOST_PIXELS = 4096  # of an image that is drawn for samples/: a second or two on a CPU, once a few steps
 

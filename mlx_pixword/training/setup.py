@@ -3,8 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import mlx.core as mx
@@ -19,36 +18,17 @@ from ..data.decoders import Decoders
 from ..data.loader import Encoder, Loader
 from ..data.open import Split, check_vocabulary, choose_tokenizer, has_text, open_split
 from ..data.skips import SkipLog
-from ..evaluation.samples import heldout_documents
+from ..evaluation.readings import heldout_documents
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
-from ..model.batch import Document
 from ..model.network import PixWordModel, num_parameters
-from .checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, set_random_state
+from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .distributed import Ranks
 from .identity import check_identity, identity_of
 from .loss_scale import LossScale
 from .optimizer import make_optimizer, zero_output_projections
 from .reporter import keep_metrics
 from .run_folder import check_folder, owned
-
-
-@dataclass
-class Run:
-    """What a run consists of while it goes on; ``good`` is where it stood after its last update."""
-
-    config: RunConfig
-    folder: Path
-    identity: dict[str, Any]
-    model: PixWordModel
-    optimizer: optim.Optimizer
-    tokenizer: Tokenizer | None
-    loader: Loader
-    skips: SkipLog
-    heldout: list[Document]
-    progress: Progress
-    good: Progress
-    scale: LossScale
-    ranks: Ranks
+from .state import Progress, Run, set_random_state
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 On a CPU MLX runs most operations on one thread a stream, so micro-batches are dealt out to several streams.
 """
 
-import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,14 +11,14 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from ..common.blas import keep_memory, limit_threads
-from ..common.cli import notice
 from ..common.errors import PixWordError
 from ..config.train import TrainArgs
 from ..model.batch import Batch
+from ..model.layers import Layer
 from ..model.losses import LossSums, loss_sums, weighted_loss
-from ..model.network import Layer, PixWordModel
+from ..model.network import PixWordModel
 from .chunked_gradient import Gradient, Objective, make_chunked_gradient
+from .device import compiles, make_streams
 from .distributed import Ranks
 from .loss_scale import LossScale
 
@@ -53,9 +50,9 @@ def make_step(
     scale, ranks = scale or LossScale(), ranks or Ranks()
     if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
         raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
-    objective, streams = _objective(model, args), _streams(args)
+    objective, streams = _objective(model, args), make_streams(args)
     gradient: Gradient = nn.value_and_grad(model, objective)
-    compiled = _compiles(args.compile)
+    compiled = compiles(args.compile)
 
     def clip(grads: Any, inverse: mx.array) -> tuple[Any, mx.array]:
         clipped: tuple[Any, mx.array] = optim.clip_grad_norm(tree_map(lambda g: g * inverse, grads), args.clip_norm)
@@ -122,47 +119,3 @@ def checkpoint_layers(layers: Sequence[Layer]) -> None:
     """Recompute the inside of layers in the backward pass instead of keeping it in memory."""
     for layer in layers:
         layer.recompute = True
-
-
-def bound_cache(args: TrainArgs) -> None:
-    """Bound what MLX keeps of freed memory on a GPU; on a CPU MLX bounds it by 32 MB itself."""
-    if mx.default_device() != mx.cpu:
-        mx.set_cache_limit(int(args.free_memory_gb * 1e9))
-
-
-def prepare_streams(args: TrainArgs) -> None:
-    """Make MLX fast on a CPU, micro-batches side by side; call it before MLX evaluates anything.
-
-    MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other; and OpenBLAS
-    must leave the cores to the streams.
-    """
-    if mx.default_device() == mx.cpu:
-        keep_memory()
-    if _uses_streams(args):
-        os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
-        limit_threads(1)
-
-
-def _uses_streams(args: TrainArgs) -> bool:
-    parts = 2 if args.window_chunk else args.accumulate
-    return mx.default_device() == mx.cpu and min(args.streams, parts) > 1
-
-
-def _streams(args: TrainArgs) -> list[mx.Stream]:
-    if _uses_streams(args):
-        return [mx.new_stream(mx.cpu) for _ in range(args.streams)]
-    return [mx.default_stream(mx.default_device())]
-
-
-def takes_any_size(args: TrainArgs) -> bool:
-    """Whether batches may have any size: nothing is compiled for a shape, so padding would be work for nothing."""
-    return args.compile == "off" or (args.compile == "auto" and mx.default_device() == mx.cpu)
-
-
-def _compiles(wanted: str) -> bool:
-    """Whether to compile: on a GPU by default; on Linux's CPU it needs a C++ compiler and measured no faster."""
-    on_gpu = mx.default_device() != mx.cpu
-    if wanted == "on" and not on_gpu and sys.platform == "linux" and shutil.which("g++") is None:
-        notice("--compile on: MLX needs g++ to compile for the CPU and found none; running without")
-        return False
-    return wanted == "on" or (wanted == "auto" and on_gpu)

@@ -16,17 +16,19 @@ from ..common.cli import notice
 from ..common.errors import PixWordError
 from ..config.run import RunConfig
 from ..data.pack import Row
-from ..evaluation.samples import mean_losses
+from ..evaluation.meter import mean_losses
 from ..model.batch import Batch, collate
-from .checkpoint import random_state, save_checkpoint
+from .checkpoint import save_checkpoint
+from .device import bound_cache, prepare_streams, takes_any_size
 from .distributed import RankLost, find_ranks, own_part
 from .heldout import evaluate_run, publish_model
 from .loss_scale import names_of, some_of
 from .reporter import Reporter, services
 from .run_folder import resume_command
-from .setup import Run, announce, open_run
+from .setup import announce, open_run
 from .signals import Stopper
-from .step import bound_cache, is_finite, make_step, prepare_streams, takes_any_size
+from .state import Run, random_state
+from .step import is_finite, make_step
 
 
 def pretrain(config: RunConfig) -> Path | None:

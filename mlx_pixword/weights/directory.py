@@ -16,9 +16,8 @@ from ..common.errors import PixWordError
 from ..common.settings import named, shown
 from ..inputs.processor import Processor
 from ..inputs.tokenizer import Tokenizer, load_tokenizer
-from ..model.args import DTYPES, ModelArgs
+from ..model.args import DTYPES, ModelArgs, parameters
 from ..model.network import PixWordModel
-from ..planning.costs import parameters
 from .safetensors import read_header, read_safetensors
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded

@@ -1,6 +1,6 @@
 """What a kernel is to the dispatch, and what a Mac was found to make of it."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,3 +85,18 @@ class Decision:
 
 class KernelError(RuntimeError):
     """A Metal kernel disagreed with its reference: a bug of this library, never a user's mistake."""
+
+
+def normal(shape: Sequence[int], dtype: mx.Dtype, seed: int) -> mx.array:
+    """Normal numbers."""
+    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
+
+
+def whole(shape: Sequence[int], below: int) -> mx.array:
+    """Integers from 0 to below a limit, int32."""
+    return mx.random.randint(0, below, shape, key=mx.random.key(99))
+
+
+def bucket(count: int) -> int:
+    """The power of two that a count does not exceed: sizes of one bucket share a decision."""
+    return 1 << max(count - 1, 0).bit_length()

@@ -1,0 +1,45 @@
+"""What a model reads in documents of one image followed by words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..data.loader import Loader
+from ..inference.words import generate_batch
+from ..inputs.processor import Processor
+from ..model.batch import collate
+from ..model.document import Document
+from ..model.network import PixWordModel
+
+READING_WORDS = 48  # most words of a reading
+
+
+def heldout_documents(loader: Loader, indices: Sequence[int] | np.ndarray) -> list[Document]:
+    """Encode held-out documents; those that must be skipped are left out."""
+    return [piece for index in indices for piece in loader.read(int(index))]
+
+
+def readable(documents: Sequence[Document]) -> list[Document]:
+    """Documents of one image followed by words: those that a model can be asked to read."""
+    return [d for d in documents if len(d.images) == 1 and d.closed and len(d) > _prompt_length(d)]
+
+
+def _prompt_length(document: Document) -> int:
+    """Elements up to the image's closing mark."""
+    return int(np.flatnonzero(document.elements < 0)[-1]) + 2
+
+
+def read_documents(
+    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_rows: int = 64
+) -> list[tuple[str, str]]:
+    """What the model reads and what is written there, for documents of one image followed by words."""
+    pairs: list[tuple[str, str]] = []
+    for start in range(0, len(documents), batch_rows):
+        some = documents[start : start + batch_rows]
+        prompts = [[Document(d.elements[: _prompt_length(d)], d.images)] for d in some]
+        batch = collate(prompts, model.args.vocab_size, model.args.num_pix, model.args.window_size, exact=True)
+        read = generate_batch(model, processor, batch, max_tokens=READING_WORDS)
+        pairs += [
+            (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)
+        ]
+    return pairs

@@ -1,0 +1,62 @@
+"""Choosing pixels: samples of many images at once, each with keys of its own.
+
+N  images at once    T  pixels of an image    K  pix tokens
+"""
+
+import mlx.core as mx
+import numpy as np
+
+from .settings import SampleArgs
+from .token_layers import Array
+
+AHEAD = 16  # pixels that noise is made for and that are computed in one go
+
+
+NOISE = 2**24  # most random numbers that are made in one go
+
+
+class PixelSampler:
+    """Chooses pixels of ``N`` images: the one numbered ``t`` in image ``i`` by key ``t`` of the seed ``seed + i``.
+
+    Gumbel noise added to scores makes the likeliest one a sample, and is made for some pixels at once.
+    """
+
+    def __init__(self, args: SampleArgs, count: int, pixels: int) -> None:
+        self._args, self._temperature = args, args.temperature(1.0)
+        self._keys = mx.stack(
+            [mx.random.split(mx.random.key(args.seed + n), pixels) for n in range(count)]
+        )  # [N, T, 2]
+        self._noise: Array = None  # some pixels' [N, K]
+        self._next = 0  # number of the pixel behind those that there is noise for
+
+    def __call__(self, logits: Array, number: int) -> Array:
+        """Tokens ``[N]`` of the pixel with a number, from logits ``[N, K]``; numbers come in ascending order."""
+        library = mx if isinstance(logits, mx.array) else np
+        if self._temperature == 0:
+            return library.argmax(logits, axis=-1)
+        if number >= self._next:
+            self._make_noise(logits, number)
+        return library.argmax(self._filtered(logits) + self._noise[number - self._next], axis=-1)
+
+    def _make_noise(self, logits: Array, number: int) -> None:
+        shape = logits.shape
+        ahead = max(1, min(AHEAD, NOISE // (shape[0] * shape[1])))
+        keys = self._keys[:, number : number + ahead]  # [N, ahead, 2]
+        noise = mx.vmap(lambda key: mx.random.gumbel(shape[1:], key=key))(keys.reshape(-1, 2))
+        noise = mx.contiguous(self._temperature * noise.reshape(*keys.shape[:2], -1).swapaxes(0, 1))
+        self._noise = mx.unstack(noise) if isinstance(logits, mx.array) else np.array(noise)  # ahead times [N, K]
+        self._next = number + keys.shape[1]
+
+    def _filtered(self, logits: Array) -> Array:
+        """Scores of the tokens that top_p, min_p and top_k leave; -inf of others."""
+        args = self._args
+        if args.top_p == 1 and args.min_p == 0 and args.top_k == 0:
+            return logits
+        from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p  # takes over a second to import
+
+        scores = mx.array(logits)
+        scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
+        scores = apply_top_p(scores, args.top_p) if args.top_p < 1 else scores
+        scores = apply_min_p(scores, args.min_p) if args.min_p > 0 else scores
+        scores = apply_top_k(scores, args.top_k) if 0 < args.top_k < logits.shape[-1] else scores
+        return scores if isinstance(logits, mx.array) else np.array(scores)

@@ -1,0 +1,171 @@
+"""Layers: a Llama layer that attends in a sequence, inside windows, or from query pixels to a sequence.
+
+B  rows of a batch             L  elements a row: words and windows      D  hidden size
+U  distinct windows            P  pixels a window, w * w                 R  pixels of a window that are read out
+H  query heads (G key heads)   d  head size, D / H                       Q  query pixels of a row
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..ops.attention import attention
+from ..ops.conditional_attention import conditional_attention
+from ..ops.exponentials import swiglu
+from ..ops.rotary import rotate
+from ..ops.window_attention import window_attention
+from .args import ModelArgs
+
+
+class Linear(nn.Module):
+    """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = mx.random.uniform(-bound, bound, (outputs, inputs))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.astype(x.dtype).T
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention, ``softmax(q k^T / sqrt(d)) v`` per head, then an output projection."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        size = args.head_size
+        self.q_proj = Linear(args.hidden_size, args.num_heads * size)
+        self.k_proj = Linear(args.hidden_size, args.num_kv_heads * size)
+        self.v_proj = Linear(args.hidden_size, args.num_kv_heads * size)
+        self.o_proj = Linear(args.num_heads * size, args.hidden_size)
+        self._args, self._scale = args, size**-0.5
+
+    def queries(self, x: mx.array) -> mx.array:
+        """``[..., L, D]`` to ``[..., L, H d]``, before RoPE."""
+        return self._norm_heads(self.q_proj(x))
+
+    def keys_values(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """``[..., L, D]`` to keys and values ``[..., L, G d]``, before RoPE."""
+        return self._norm_heads(self.k_proj(x)), self.v_proj(x)
+
+    def _norm_heads(self, x: mx.array) -> mx.array:
+        if not self._args.qk_norm:
+            return x
+        heads = x.reshape(*x.shape[:-1], -1, self._args.head_size)
+        return mx.fast.rms_norm(heads, None, self._args.rms_norm_eps).reshape(x.shape)
+
+    def split_heads(self, x: mx.array) -> mx.array:
+        """``[B, L, n d]`` to ``[B, n, L, d]``."""
+        return x.reshape(*x.shape[:2], -1, self._args.head_size).swapaxes(1, 2)
+
+    def __call__(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        q_rotary: mx.array,
+        k_rotary: mx.array,
+        mask: mx.array | str | None,
+        cache: Any = None,
+    ) -> mx.array:
+        """In a sequence: projected ``q [B, Lq, H d]``, ``k, v [B, Lk, G d]`` to ``[B, Lq, D]``."""
+        q, k, v = rotate(self.split_heads(q), q_rotary), rotate(self.split_heads(k), k_rotary), self.split_heads(v)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)
+        return self.o_proj(attention(q, k, v, self._scale, mask).swapaxes(1, 2).flatten(-2))
+
+    def windowed(self, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None = None) -> mx.array:
+        """Inside windows: ``q [U, R, H d]``, of all pixels or ``reads``, and ``k, v [U, P, G d]`` to ``[U, R, D]``."""
+        q, k, v = (self._heads_last(x) for x in (q, k, v))
+        return self.o_proj(window_attention(q, k, v, reads, self._args.rope_theta).flatten(-2))
+
+    def conditional(
+        self,
+        queries: tuple[mx.array, mx.array, mx.array],
+        sequence: tuple[mx.array, mx.array],
+        q_rotary: mx.array,
+        k_rotary: mx.array,
+        spans: mx.array,
+    ) -> mx.array:
+        """Drawn pixels: ``queries [B, Q, n d]`` over spans of ``sequence [B, L, G d]`` and themselves."""
+        q, own_k, own_v = (self._heads_last(x) for x in queries)
+        k, v = (self._heads_last(x) for x in sequence)
+        q_rotary, k_rotary = q_rotary.swapaxes(2, 3), k_rotary.swapaxes(2, 3)  # [2, B, Q, 1, d / 2]
+        q, own_k, k = rotate(q, q_rotary), rotate(own_k, q_rotary), rotate(k, k_rotary)
+        return self.o_proj(conditional_attention(q, own_k, own_v, k, v, spans).flatten(-2))
+
+    def _heads_last(self, x: mx.array) -> mx.array:
+        """``[B, L, n d]`` to ``[B, L, n, d]``."""
+        return x.reshape(*x.shape[:2], -1, self._args.head_size)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU, ``W_down (silu(W_gate x) * W_up x)``."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        self.gate_proj = Linear(args.hidden_size, args.intermediate_size)
+        self.up_proj = Linear(args.hidden_size, args.intermediate_size)
+        self.down_proj = Linear(args.intermediate_size, args.hidden_size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class Layer(nn.Module):
+    """Pre-norm Llama layer: ``x += attention(norm(x))``, then ``x += ffn(norm(x))``."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.attention = Attention(args)
+        self.ffn_norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
+        self.ffn = FeedForward(args)
+        self.recompute = False  # True trades a second forward pass for the memory of the layer's inside
+
+    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys and values of ``x [..., D]``, before RoPE."""
+        y = rms_norm(self.attention_norm, x)
+        return self.attention.queries(y), *self.attention.keys_values(y)
+
+    def __call__(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
+        """The whole layer: ``[B, L, D]`` to ``[B, L, D]``."""
+        return self._recomputed(self._whole)(x, rotary, mask, cache)
+
+    def windowed(self, x: mx.array, *projected: Any) -> mx.array:
+        """The layer inside windows: ``x [U, R, D]`` and what `Attention.windowed` takes to ``[U, R, D]``."""
+        return self._recomputed(self._windowed)(x, *projected)
+
+    def conditioned(self, x: mx.array, z: mx.array, *attention_inputs: Any) -> tuple[mx.array, mx.array]:
+        """The layer for a sequence ``x [B, L, D]`` and for drawn pixels ``z [B, Q, D]`` that are conditioned on it."""
+        return self._recomputed(self._conditioned)(x, z, *attention_inputs)
+
+    def _conditioned(
+        self, x: mx.array, z: mx.array, rotary: mx.array, z_rotary: mx.array, mask: mx.array | str, spans: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        q, k, v = self.project(x)
+        z = z + self.attention.conditional(self.project(z), (k, v), z_rotary, rotary, spans)
+        return self._combine(x, q, k, v, rotary, rotary, mask), self._feed(z)
+
+    def _whole(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any) -> mx.array:
+        return self._combine(x, *self.project(x), rotary, rotary, mask, cache)
+
+    def _combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
+        return self._feed(x + self.attention(*attention_inputs))
+
+    def _windowed(self, x: mx.array, *projected: Any) -> mx.array:
+        return self._feed(x + self.attention.windowed(*(projected or self.project(x))))
+
+    def _feed(self, x: mx.array) -> mx.array:
+        return x + self.ffn(rms_norm(self.ffn_norm, x))
+
+    def _recomputed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return nn.utils.checkpoint(self, function) if self.recompute else function
+
+
+def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:
+    """RMSNorm in float32; the result has the type of ``x``."""
+    return mx.fast.rms_norm(x.astype(mx.float32), norm.weight, norm.eps).astype(x.dtype)

@@ -1,0 +1,55 @@
+"""The device of a run: streams and threads on a CPU, freed memory and compiled steps on a GPU."""
+
+import os
+import shutil
+import sys
+
+import mlx.core as mx
+
+from ..common.blas import keep_memory, limit_threads
+from ..common.cli import notice
+from ..config.train import TrainArgs
+
+
+def bound_cache(args: TrainArgs) -> None:
+    """Bound what MLX keeps of freed memory on a GPU; on a CPU MLX bounds it by 32 MB itself."""
+    if mx.default_device() != mx.cpu:
+        mx.set_cache_limit(int(args.free_memory_gb * 1e9))
+
+
+def prepare_streams(args: TrainArgs) -> None:
+    """Make MLX fast on a CPU, micro-batches side by side; call it before MLX evaluates anything.
+
+    MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other; and OpenBLAS
+    must leave the cores to the streams.
+    """
+    if mx.default_device() == mx.cpu:
+        keep_memory()
+    if _uses_streams(args):
+        os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
+        limit_threads(1)
+
+
+def _uses_streams(args: TrainArgs) -> bool:
+    parts = 2 if args.window_chunk else args.accumulate
+    return mx.default_device() == mx.cpu and min(args.streams, parts) > 1
+
+
+def make_streams(args: TrainArgs) -> list[mx.Stream]:
+    if _uses_streams(args):
+        return [mx.new_stream(mx.cpu) for _ in range(args.streams)]
+    return [mx.default_stream(mx.default_device())]
+
+
+def takes_any_size(args: TrainArgs) -> bool:
+    """Whether batches may have any size: nothing is compiled for a shape, so padding would be work for nothing."""
+    return args.compile == "off" or (args.compile == "auto" and mx.default_device() == mx.cpu)
+
+
+def compiles(wanted: str) -> bool:
+    """Whether to compile: on a GPU by default; on Linux's CPU it needs a C++ compiler and measured no faster."""
+    on_gpu = mx.default_device() != mx.cpu
+    if wanted == "on" and not on_gpu and sys.platform == "linux" and shutil.which("g++") is None:
+        notice("--compile on: MLX needs g++ to compile for the CPU and found none; running without")
+        return False
+    return wanted == "on" or (wanted == "auto" and on_gpu)
