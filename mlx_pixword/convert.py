@@ -2,8 +2,6 @@
 
     python -m mlx_pixword.convert --upw model.safetensors --heads 12 --out my-model
 
-V, K  word and pix tokens      D  hidden size      d  head size, D / H      G  key heads      F  feed-forward size
-
 Every size but the number of heads is read from the shapes of the weights. Source of the names: Llama's own program,
 which UPW (arXiv 2605.14028) extends by `imgblk.`.
 """

@@ -58,7 +58,7 @@ def evaluate(args: EvaluateArgs) -> Scores:
 
     Returns:
         ``documents`` and ``skipped``; ``word_loss`` and ``boundary_loss`` in nats a target; ``word_perplexity``; of a
-        model trained with drawn pixels, ``bits_per_dimension`` in the folded space and
+        model trained with query pixels, ``bits_per_dimension`` in the folded space and
         ``bits_per_dimension_8bit_bound``, an upper bound for 8-bit images (folded + log2 f); where images have text,
         ``read``, ``exact_match`` and ``cer`` as fractions with Wilson 95% intervals.
 

@@ -137,13 +137,13 @@ def test_padded_images_have_the_targets_of_their_pixels(rng: np.random.Generator
         assert sorted(row[row != IGNORE]) == sorted(one.targets(ARGS.vocab_size))
     if queries:
         dense = sum(d.num_pixels - len(d.images[0].lengths) for d in documents)
-        assert squares.weights[:, length:].sum() == pytest.approx(dense)  # drawn pixels stand for all of them
+        assert squares.weights[:, length:].sum() == pytest.approx(dense)  # query pixels stand for all of them
         assert check_picks(squares, length)
         assert squares.positions.shape == (3, length + squares.picks.shape[1])  # type: ignore[union-attr]
 
 
 def check_picks(squares: SquareBatch, length: int) -> bool:
-    """Each drawn pixel is inside its window and predicts the pixel behind it."""
+    """Each query pixel is inside its window and predicts the pixel behind it."""
     assert squares.picks is not None
     flat, drawn = squares.windows.reshape(len(squares.windows), -1), squares.targets[:, length:] != IGNORE
     following = ARGS.vocab_size + np.take_along_axis(flat, squares.picks + 1, axis=1)

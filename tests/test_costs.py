@@ -17,8 +17,8 @@ from mlx.utils import tree_flatten
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import PRESETS, make_config
 from mlx_pixword.config.train import TrainArgs
-from mlx_pixword.inference.growing_images import Decoder
-from mlx_pixword.inference.token_layers import Matrices, Rows
+from mlx_pixword.inference.growing_images import GrowingImages
+from mlx_pixword.inference.token_layers import Matrices, TokenLayers
 from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.model import layers, network
 from mlx_pixword.model.args import ModelArgs, parameters
@@ -105,8 +105,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     for owner, name, function in (
         (layers.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
         (network.ImageBlock, "states", image), (network.ImageBlock, "table", partialmethod(image, name="first")),
-        (network, "attention", attention), (network, "window_attention", window),
-        (network, "conditional_attention", conditional),
+        (layers, "attention", attention), (layers, "window_attention", window),
+        (layers, "conditional_attention", conditional),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, function)
     return found
@@ -282,25 +282,25 @@ def test_operations_are_those_of_drawing(
 ) -> None:
     """So few pixels that no table of the first layer pays."""
     found: Counts = Counter()
-    plain_heads, plain_combine, plain_attend = Rows.heads, Rows.combine, Rows._attend
+    plain_heads, plain_combine, plain_attend = TokenLayers.heads, TokenLayers.combine, TokenLayers._attend
 
-    def heads(self: Rows, x: mx.array, qkv: mx.array) -> mx.array:
+    def heads(self: TokenLayers, x: mx.array, qkv: mx.array) -> mx.array:
         found["heads"] += 2 * x.size * qkv.shape[1]
         return plain_heads(self, x, qkv)
 
-    def combine(self: Rows, layer: Matrices, x: mx.array, *rest: Any) -> mx.array:
+    def combine(self: TokenLayers, layer: Matrices, x: mx.array, *rest: Any) -> mx.array:
         found["combine"] += 2 * x.shape[0] * (layer.out.size + layer.gate_up.size + layer.down.size)
         return plain_combine(self, layer, x, *rest)
 
-    def attend(self: Rows, q: mx.array, keys: mx.array, *rest: Any) -> mx.array:
+    def attend(self: TokenLayers, q: mx.array, keys: mx.array, *rest: Any) -> mx.array:
         found["attend"] += 4 * q.size * keys.shape[2]
         return plain_attend(self, q, keys, *rest)
 
     for name, function in (("heads", heads), ("combine", combine), ("_attend", attend)):
-        monkeypatch.setattr(Rows, name, function)
+        monkeypatch.setattr(TokenLayers, name, function)
     model, document = small_model(**changes), make_document([[BOS], [7, 8, 9], [IMAGE]])
     lengths = window_order(*size, model.args.window_size)[1].tolist()
-    decoder = Decoder(model, [document] * 2, lengths, Rows(model.args))
+    decoder = GrowingImages(model, [document] * 2, lengths, TokenLayers(model.args))
     for _ in range(size[0] * size[1] - 1):
         decoder.put(decoder.same_for_all(0))
         found["head"] += 2 * decoder.logits.size * model.args.hidden_size

@@ -11,7 +11,7 @@ from metal_emulator import reports, traffic
 from mutants import Mutant, assert_caught
 from mutations import mutations
 
-from mlx_pixword.ops.decode_step import DECODE_ROWS, Shape, decode_rows, example, launch, reference, suits
+from mlx_pixword.ops.decode_step import DECODE_STEP, Shape, decode_step, example, launch, reference, suits
 from mlx_pixword.ops.dispatch.load import read_source
 
 TOLERANCE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1e-2}
@@ -128,9 +128,9 @@ def test_widths_that_do_not_fit() -> None:
 
 
 def test_without_metal_the_reference_runs() -> None:
-    found = decode_rows(*CASES["tiny"])
+    found = decode_step(*CASES["tiny"])
     assert all(mx.array_equal(a, b) for a, b in zip(found, reference(*CASES["tiny"]), strict=True))
-    assert not DECODE_ROWS.trained
+    assert not DECODE_STEP.trained
 
 
 # --- mutants ----------------------------------------------------------------------------------------------------------
@@ -165,11 +165,11 @@ EQUIVALENT = {  # by what stands in the line
 
 
 def all_mutants() -> Iterator[tuple[str, Mutant]]:
-    lines = read_source("decode_rows.metal").split("\n")
-    for mutant in mutations("decode_rows.metal"):
+    lines = read_source("decode_step.metal").split("\n")
+    for mutant in mutations("decode_step.metal"):
         line = lines[int(mutant.name.split()[0]) - 1]
         if not any(same in line for same in EQUIVALENT):
-            yield "decode_rows.metal", mutant
+            yield "decode_step.metal", mutant
     yield from (("header.h", mutant) for mutant in mutations("header.h", after="// ---- a row times a matrix"))
 
 

@@ -20,7 +20,7 @@ from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.inference import likelihood
 from mlx_pixword.inputs.processor import Processor
 from mlx_pixword.inputs.tokenizer import train_tokenizer
-from mlx_pixword.model.batch import Batch, collate, draw_offsets
+from mlx_pixword.model.batch import Batch, choose_offsets, collate
 from mlx_pixword.model.document import IMAGE, NO_TARGET, Document
 from mlx_pixword.model.losses import loss_sums, weighted_loss
 from mlx_pixword.model.network import PixWordModel
@@ -58,7 +58,7 @@ def loss_and_gradients(model: PixWordModel, batch: Batch) -> tuple[mx.array, Any
 @pytest.mark.parametrize("count", [0, 1, 3, 15, 40])
 def test_draws_are_distinct_ascending_and_followed_by_a_pixel(count: int, rng: np.random.Generator) -> None:
     lengths = np.array([16, 16, 1, 2, 5, 16])
-    drawn = draw_offsets(lengths, count, rng)
+    drawn = choose_offsets(lengths, count, rng)
     assert drawn.shape == (6, count)
     for row, length in zip(drawn, lengths, strict=True):
         valid = row[row >= 0]
@@ -69,7 +69,7 @@ def test_draws_are_distinct_ascending_and_followed_by_a_pixel(count: int, rng: n
 
 
 def test_draws_are_uniform(rng: np.random.Generator) -> None:
-    drawn = draw_offsets(np.full(20_000, 9), 3, rng)
+    drawn = choose_offsets(np.full(20_000, 9), 3, rng)
     shares = np.bincount(drawn.ravel(), minlength=8) / len(drawn)
     assert shares == pytest.approx(np.full(8, 3 / 8), abs=0.015)
 
@@ -108,7 +108,7 @@ def test_gradients_averaged_over_all_draws_are_those_of_the_full_loss(
 
 
 @pytest.mark.parametrize("queries", [2, 15])
-def test_packed_drawn_pixels_get_the_logits_they_get_alone(
+def test_packed_query_pixels_get_the_logits_they_get_alone(
     small_model: Build, rng: np.random.Generator, queries: int
 ) -> None:
     model = small_model()
@@ -121,7 +121,7 @@ def test_packed_drawn_pixels_get_the_logits_they_get_alone(
 
 
 @pytest.mark.parametrize("image_layers", [1, 2, 3])
-def test_savings_are_exact_for_drawn_pixels(small_model: Build, rng: np.random.Generator, image_layers: int) -> None:
+def test_savings_are_exact_for_query_pixels(small_model: Build, rng: np.random.Generator, image_layers: int) -> None:
     model = small_model(image_layers=image_layers)
     batch = batch_of(model, documents(model, rng), 4)
     fast, plain = (model.forward(batch, exact_savings=s) for s in (True, False))
@@ -129,7 +129,7 @@ def test_savings_are_exact_for_drawn_pixels(small_model: Build, rng: np.random.G
         assert np.abs(np.array(a - b)).max() < 1e-5  # type: ignore[operator]
 
 
-def test_without_drawn_pixels_the_objective_is_the_papers(small_model: Build, rng: np.random.Generator) -> None:
+def test_without_query_pixels_the_objective_is_the_papers(small_model: Build, rng: np.random.Generator) -> None:
     model = small_model()
     batch = batch_of(model, documents(model, rng), 0)
     logits, queries = model.forward(batch)

@@ -191,6 +191,42 @@ def test_every_section_on_the_model_names_its_code() -> None:
     assert len(marked) > len(sections) - 2
 
 
+# --- letters ----------------------------------------------------------------------------------------------------------
+
+LETTERS = dict(re.findall(r"^\| \$([A-Za-z])\$ \| ([^|,:;]+?)(?:[,:;].*)? \|$", MODEL_PAGE, re.MULTILINE))
+LEGEND = re.compile(r"[A-Za-z](?:, [A-Za-z])*  \S")
+MODULES = sorted(path for folder in ("mlx_pixword", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+
+
+def legend(path: Path) -> list[tuple[str, str]]:
+    """Letters and meanings in a module's first lines: ``B  rows    L  elements of a row, Lq as queries``."""
+    lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
+    found = []
+    for line in filter(LEGEND.match, lines):
+        for entry in re.split(r"(?:\s{2,}|, )(?=[A-Za-z]  \S)", line):
+            found.append((entry[0], entry[1:].strip()))
+    return found
+
+
+def wrong_letters(entries: list[tuple[str, str]]) -> list[str]:
+    """Entries whose letter the page does not know, or knows with another meaning."""
+    return [f"{letter}  {text}" for letter, text in entries if not text.startswith(LETTERS.get(letter, "?"))]
+
+
+def test_letters_mean_the_same_everywhere() -> None:
+    assert len(LETTERS) > 20 and sum(bool(legend(path)) for path in MODULES) > 20
+    assert {
+        path.relative_to(ROOT).as_posix(): wrong for path in MODULES if (wrong := wrong_letters(legend(path)))
+    } == {}
+
+
+def test_a_letter_with_another_meaning_is_found(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(
+        '"""A module.\n\nB  rows    L  elements of a row    N  images at once\nX  any\n"""\n'
+    )
+    assert wrong_letters(legend(tmp_path / "module.py")) == ["N  images at once", "X  any"]
+
+
 @pytest.mark.parametrize(("path", "name"), claims(), ids=lambda value: getattr(value, "name", value))
 def test_named_code_exists(path: Path, name: str) -> None:
     assert name in defined(path)

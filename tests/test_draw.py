@@ -11,7 +11,7 @@ import mlx_pixword as pw
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inference import draw as module
 from mlx_pixword.inference.draw import DRAW, UNDRAWN, draw, generate_image, generate_images
-from mlx_pixword.inference.growing_images import Decoder
+from mlx_pixword.inference.growing_images import GrowingImages
 from mlx_pixword.inputs.processor import Processor
 from mlx_pixword.model.batch import collate
 from mlx_pixword.model.document import BOS, IMAGE, Document, ImageTokens
@@ -109,8 +109,12 @@ def test_kept_rows_are_forced_at_their_turn(sharp: PixWordModel, rng: np.random.
 def test_windows_that_are_kept_as_a_whole_are_not_put(
     sharp: PixWordModel, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image, put, puts = Processor(sharp.args).image(rng.integers(0, 256, (12, 4, 3), dtype=np.uint8)), Decoder.put, []
-    monkeypatch.setattr(Decoder, "put", lambda self, pixel: (puts.append(pixel), put(self, pixel)))
+    image, put, puts = (
+        Processor(sharp.args).image(rng.integers(0, 256, (12, 4, 3), dtype=np.uint8)),
+        GrowingImages.put,
+        [],
+    )
+    monkeypatch.setattr(GrowingImages, "put", lambda self, pixel: (puts.append(pixel), put(self, pixel)))
     for rows, expected in ((0, 47), (3, 47), (6, 31), (8, 15), (12, 0)):
         puts.clear()
         steps = list(draw(sharp, Processor(sharp.args), "", (12, 4), keep=image, keep_rows=rows))

@@ -13,9 +13,9 @@ from brute_force import pixel_logits, reference_weights
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import make_config
-from mlx_pixword.inference.growing_images import Decoder, choose_rows
-from mlx_pixword.inference.token_layers import Rows
-from mlx_pixword.inference.token_layers_numpy import NumpyRows
+from mlx_pixword.inference.growing_images import GrowingImages, choose_token_layers
+from mlx_pixword.inference.token_layers import TokenLayers
+from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
 from mlx_pixword.model.document import BOS, IMAGE, Document, ImageTokens, make_document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.windows import to_windows
@@ -39,11 +39,11 @@ def pixels(images: list[ImageTokens]) -> list[np.ndarray]:
 
 
 def all_logits(
-    model: PixWordModel, kind: type[Rows], documents: list[Document], images: list[ImageTokens]
+    model: PixWordModel, kind: type[TokenLayers], documents: list[Document], images: list[ImageTokens]
 ) -> np.ndarray:
     """Logits ``[N, T, K]`` while the images are put."""
     rows = kind(model.args)
-    decoder = Decoder(model, documents, images[0].lengths.tolist(), rows)
+    decoder = GrowingImages(model, documents, images[0].lengths.tolist(), rows)
     found = [np.array(decoder.logits)]
     for tokens in pixels(images)[:-1]:
         decoder.put(rows.keep(mx.array(tokens)))
@@ -51,7 +51,7 @@ def all_logits(
     return np.stack(found, axis=1)
 
 
-@pytest.mark.parametrize("kind", [Rows, NumpyRows])
+@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
@@ -63,7 +63,11 @@ def all_logits(
     ],
 )
 def test_logits_agree_with_float64(
-    small_model: Build, rng: np.random.Generator, size: tuple[int, int], changes: dict[str, Any], kind: type[Rows]
+    small_model: Build,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    changes: dict[str, Any],
+    kind: type[TokenLayers],
 ) -> None:
     model = small_model(**changes)
     model.norm.weight = mx.random.uniform(0.5, 2, (32,))
@@ -77,9 +81,9 @@ def test_logits_agree_with_float64(
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", [Rows, NumpyRows])
+@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
 def test_prompts_of_different_lengths_change_nothing(
-    small_model: Build, rng: np.random.Generator, kind: type[Rows]
+    small_model: Build, rng: np.random.Generator, kind: type[TokenLayers]
 ) -> None:
     """Words, an image and words, and nothing, side by side and each alone."""
     model = small_model(qk_norm=True)
@@ -99,13 +103,13 @@ def test_half_types_stay_near_float32(small_model: Build, rng: np.random.Generat
     half = small_model(qk_norm=qk_norm, dtype="bfloat16")
     half.update(model.parameters())
     picture = image(rng, model, 5, 6)
-    exact, near = (all_logits(m, Rows, [make_document([WORDS])], [picture]) for m in (model, half))
+    exact, near = (all_logits(m, TokenLayers, [make_document([WORDS])], [picture]) for m in (model, half))
     assert 0 < np.abs(exact - near).max() < 0.05 * np.abs(exact).max()
 
 
 def test_what_is_not_finite_is_refused(small_model: Build) -> None:
     model = small_model()
-    decoder = Decoder(model, [make_document([WORDS])], [2])
+    decoder = GrowingImages(model, [make_document([WORDS])], [2])
     decoder.check()
     decoder.put(decoder.same_for_all(3))
     decoder.check()
@@ -115,8 +119,8 @@ def test_what_is_not_finite_is_refused(small_model: Build) -> None:
 
 
 def test_numpy_computes_in_float32_on_a_cpu_alone(small_model: Build) -> None:
-    assert type(choose_rows(small_model().args)) is NumpyRows
-    assert type(choose_rows(small_model(dtype="bfloat16").args)) is Rows
+    assert type(choose_token_layers(small_model().args)) is NumpyTokenLayers
+    assert type(choose_token_layers(small_model(dtype="bfloat16").args)) is TokenLayers
 
 
 @pytest.mark.parametrize(("qk_norm", "most"), [(True, 125), (False, 113)])
@@ -133,7 +137,7 @@ def test_a_pixel_takes_few_operations(
     )
     args = make_config({"preset": "tiny", "dtype": "float32", "num_kv_heads": 4, "qk_norm": qk_norm}).model
     model = PixWordModel(args)
-    decoder = Decoder(model, [make_document([[BOS, IMAGE]])] * 2, [16] * 64, Rows(args))
+    decoder = GrowingImages(model, [make_document([[BOS, IMAGE]])] * 2, [16] * 64, TokenLayers(args))
     for _ in range(20):
         decoder.put(decoder.same_for_all(1))
         mx.eval(decoder.logits)

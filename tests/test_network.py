@@ -295,7 +295,7 @@ def test_sizes_that_do_not_fit_together_are_refused(small_model: Build, changes:
 
 
 def test_presets_have_the_papers_sizes() -> None:
-    """126.7M and 161.6M parameters, DESIGN of this project; nothing is computed here."""
+    """126.7M and 161.6M parameters, docs/model.md; nothing is computed here."""
     for preset, millions in (("upw-120m", 126.7), ("upw-170m", 161.6)):
         model = PixWordModel(make_config({"preset": preset}).model)
         assert round(num_parameters(model) / 1e6, 1) == millions

@@ -93,7 +93,7 @@ def test_arguments_need_not_be_contiguous(emulated: Any) -> None:
 
 # --- traffic ----------------------------------------------------------------------------------------------------------
 
-CEILINGS = [  # forward and backward; a pixel's span ends with itself, a drawn pixel's before its window
+CEILINGS = [  # forward and backward; a pixel's span ends with itself, a query pixel's before its window
     ("window", (1, 0, 256, 1, 2, 64), 1.6, 2.5),
     ("window", (2, 0, 256, 2, 2, 64), 1.6, 2.5),
     ("own", (1, 196 * 3, 199, 1, 2, 64), 1.3, None),
@@ -148,7 +148,7 @@ def test_window_attention_with_the_model_s_frequencies(emulated: Any, reads: Any
 def test_the_model_with_every_kernel_emulated(
     emulated: Any, changes: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folding, loss and gradients of `tiny`, on two packed documents of words and a ragged image, with drawn pixels."""
+    """Folding, loss and gradients of `tiny`, on two packed documents of words and a ragged image, with query pixels."""
     args = make_config({"preset": "tiny", "dtype": "float32", **changes}).model
     model, processor = PixWordModel(args), Processor(args)
     images = [mx.array(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((10, 13), (4, 5))]

@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_pixword.inference.token_layers import Matrices, Rows, lay_out, turns
-from mlx_pixword.inference.token_layers_numpy import NumpyRows
+from mlx_pixword.inference.token_layers import Matrices, TokenLayers, lay_out, turns
+from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
 from mlx_pixword.model.layers import Layer
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.ops.rotary import rotary_table
@@ -30,11 +30,11 @@ def uneven(layer: Layer) -> Layer:
     return layer
 
 
-def laid_out(rows: Rows, layer: Layer, model: PixWordModel) -> Matrices:
+def laid_out(rows: TokenLayers, layer: Layer, model: PixWordModel) -> Matrices:
     return Matrices(*map(rows.keep, lay_out(layer, model.args.compute_dtype)))
 
 
-def one_by_one(rows: Rows, model: PixWordModel, layer: Layer, x: mx.array) -> mx.array:
+def one_by_one(rows: TokenLayers, model: PixWordModel, layer: Layer, x: mx.array) -> mx.array:
     """The layer on ``x [N, L, D]``, a place after the other."""
     count, length, _ = x.shape
     matrices, cache, found = laid_out(rows, layer, model), rows.new_cache(count, length + 3), []
@@ -45,10 +45,10 @@ def one_by_one(rows: Rows, model: PixWordModel, layer: Layer, x: mx.array) -> mx
     return mx.stack(found, axis=1)
 
 
-@pytest.mark.parametrize("kind", [Rows, NumpyRows])
+@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
 @pytest.mark.parametrize("changes", SHAPES)
 def test_rows_one_by_one_are_the_layer_on_a_sequence(
-    small_model: Build, changes: dict[str, Any], kind: type[Rows]
+    small_model: Build, changes: dict[str, Any], kind: type[TokenLayers]
 ) -> None:
     model = small_model(**changes)
     layer, x = uneven(model.layers[1]), 3 * mx.random.normal((3, 7, 32))
@@ -65,15 +65,15 @@ def test_half_types_stay_near_float32(small_model: Build, changes: dict[str, Any
     layer, x = uneven(model.layers[0]), mx.random.normal((2, 5, 32))
     rotary = mx.array(rotary_table(5, model.args.head_size, model.args.rope_theta))
     half = x.astype(model.args.compute_dtype)
-    found, expected = one_by_one(Rows(model.args), model, layer, half), layer(x, rotary, "causal")
+    found, expected = one_by_one(TokenLayers(model.args), model, layer, half), layer(x, rotary, "causal")
     assert found.dtype == model.args.compute_dtype
     assert np.abs(np.array((found - expected).astype(mx.float32))).max() < 0.06
     plain = layer(half, rotary, "causal")  # as far from float32 as the layer itself
     assert np.abs(np.array((found - plain).astype(mx.float32))).max() < 0.06
 
 
-@pytest.mark.parametrize("kind", [Rows, NumpyRows])
-def test_a_bias_hides_places_of_single_rows(small_model: Build, kind: type[Rows]) -> None:
+@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
+def test_a_bias_hides_places_of_single_rows(small_model: Build, kind: type[TokenLayers]) -> None:
     """The second row sees nothing of its first two places; so it is the layer on what follows them."""
     model = small_model(qk_norm=True)
     args, layer = model.args, uneven(model.layers[0])
@@ -95,8 +95,8 @@ def test_tiny_states_are_normed_alike(small_model: Build) -> None:
     """Where eps decides, one factor for two norms is still both."""
     model = small_model(qk_norm=True, rms_norm_eps=0.1)
     layer, x = uneven(model.layers[0]), 0.1 * mx.random.normal((2, 4, 32))
-    found = [np.array(kind(model.args).keep(x[:, 0])) for kind in (Rows, NumpyRows)]
-    for n, kind in enumerate((Rows, NumpyRows)):
+    found = [np.array(kind(model.args).keep(x[:, 0])) for kind in (TokenLayers, NumpyTokenLayers)]
+    for n, kind in enumerate((TokenLayers, NumpyTokenLayers)):
         rows = kind(model.args)
         found[n] = np.array(rows.heads(rows.keep(x[:, 0]), laid_out(rows, layer, model).qkv))
     assert np.abs(found[0] - found[1]).max() < 1e-5
@@ -104,7 +104,7 @@ def test_tiny_states_are_normed_alike(small_model: Build) -> None:
 
 
 def test_large_gates_overflow_to_nothing(small_model: Build) -> None:
-    rows = NumpyRows(small_model().args)
+    rows = NumpyTokenLayers(small_model().args)
     with np.errstate(over="ignore"):
         found = rows._swiglu(np.array([[-1000.0, 1000.0, 0.5, 2.0, 3.0, 4.0]], np.float32))
     expected = [0, 3000, 0.5 / (1 + np.exp(-0.5)) * 4]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from metal_emulator import reports
 
-from mlx_pixword.inference.growing_images import Decoder
+from mlx_pixword.inference.growing_images import GrowingImages
 from mlx_pixword.inference.token_layers import Rows
 from mlx_pixword.inference.token_stack import stacks_run
 from mlx_pixword.model.document import BOS, IMAGE, make_document
@@ -30,7 +30,7 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def all_logits(model: PixWordModel, prompts: list[list[int]]) -> np.ndarray:
-    decoder = Decoder(model, [make_document([prompt]) for prompt in prompts], LENGTHS, Rows(model.args))
+    decoder = GrowingImages(model, [make_document([prompt]) for prompt in prompts], LENGTHS, Rows(model.args))
     found = [decoder.logits]
     for pixel in range(sum(LENGTHS) - 1):
         decoder.put(mx.array([(5 * pixel + row) % model.args.num_pix for row in range(len(prompts))]))
@@ -48,7 +48,7 @@ def test_drawing_with_the_kernel(
     assert not reports
     request.getfixturevalue("metal")
     drawn = all_logits(model, prompts)
-    decoded = [report for report in reports if "decode_rows" in report.kernel]
+    decoded = [report for report in reports if "decode_step" in report.kernel]
     assert len(decoded) == 2 * (sum(LENGTHS) - 1)  # a launch for each block and pixel
     assert np.abs(drawn - plain).max() < 1e-5 * np.abs(plain).max()
 

@@ -1,7 +1,8 @@
 """The programs that generation.py compares, each as a side that gives logits and draws pixels of several images.
 
-N  images at once    D  hidden size    W  windows of an image    P  pixels a window    K  pix tokens
-p  a place: pixels of each image that are there already
+B  rows: images at once    D  hidden size    N  windows of an image    P  pixels a window    K  pix tokens
+
+A place ``p`` is the number of pixels of each image that are there already
 """
 
 import re
@@ -26,7 +27,7 @@ class Side(ABC):
     def __init__(self, job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
         images = [image for document in job.steps[0] for image in document.images]
         self.args, self.size = job.model, (images[0].height, images[0].width)
-        self.windows = np.stack([image.windows for image in images])  # [N, W, P]
+        self.windows = np.stack([image.windows for image in images])  # [B, N, P]
         self.prepare(weights, settings["threads"])
 
     @abstractmethod
@@ -35,7 +36,7 @@ class Side(ABC):
 
     @abstractmethod
     def logits(self, places: Sequence[int]) -> list[np.ndarray]:
-        """Logits of every image's next pixel at each place, float ``[N, K]``."""
+        """Logits of every image's next pixel at each place, float ``[B, K]``."""
 
     @abstractmethod
     def draw(self, places: Sequence[int]) -> int:
@@ -56,9 +57,9 @@ class Ours(Side):
 
     def logits(self, places: Sequence[int]) -> list[np.ndarray]:
         """Puts pixel after pixel with the decoder that `draw` uses."""
-        from mlx_pixword.inference.growing_images import choose_rows
+        from mlx_pixword.inference.growing_images import choose_token_layers
 
-        found = self._all_logits(max(places), choose_rows(self.args))
+        found = self._all_logits(max(places), choose_token_layers(self.args))
         return [np.array(found[p]) for p in places]
 
     def _all_logits(self, last: int, rows: Any) -> list[Any]:
@@ -66,10 +67,10 @@ class Ours(Side):
         import mlx.core as mx
 
         from mlx_pixword.inference.draw import prompt_documents
-        from mlx_pixword.inference.growing_images import Decoder
+        from mlx_pixword.inference.growing_images import GrowingImages
 
         count, windows, length = self.windows.shape
-        decoder = Decoder(self.model, prompt_documents(self.processor, ()) * count, [length] * windows, rows)
+        decoder = GrowingImages(self.model, prompt_documents(self.processor, ()) * count, [length] * windows, rows)
         found, pixels = [decoder.logits], self.windows.reshape(count, -1)
         for p in range(last):
             mx.eval(decoder.logits, tokens := rows.keep(mx.array(pixels[:, p])))
@@ -85,9 +86,9 @@ class Ours(Side):
 
     def operations(self, place: int) -> int:
         """Of MLX's rows, which a GPU computes with."""
-        from mlx_pixword.inference.token_layers import Rows
+        from mlx_pixword.inference.token_layers import TokenLayers
 
-        return count_operations(self._all_logits(place, Rows(self.args))[-1])
+        return count_operations(self._all_logits(place, TokenLayers(self.args))[-1])
 
 
 class Baseline(Side):
@@ -102,13 +103,13 @@ class Baseline(Side):
         return len(places) * len(self.windows)
 
     def split(self, p: int) -> tuple[int, np.ndarray]:
-        """Finished windows at a place, and the pixels of the open ones ``[N, p mod P]``."""
+        """Finished windows at a place, and the pixels of the open ones ``[B, p mod P]``."""
         finished, inside = divmod(p, self.windows.shape[2])
         return finished, self.windows[:, finished, :inside] if inside else self.windows[:, 0, :0]
 
     @abstractmethod
     def next_logits(self, p: int) -> Any:
-        """Logits of the next pixels, ``[N, K]``."""
+        """Logits of the next pixels, ``[B, K]``."""
 
     @abstractmethod
     def choose(self, logits: Any) -> Any:
@@ -124,8 +125,8 @@ class MLXBaseline(Baseline):
         self.model = mlx_model(self.args, weights)
         self.head = self.model.head()[self.args.vocab_size :]
         words = self.model.embed_words()[mx.array(PREFIX)]
-        self.words = mx.contiguous(mx.broadcast_to(words, (len(self.windows), *words.shape)))  # [N, 2, D]
-        self.states = mx.stack([self._window_states(windows) for windows in self.windows])  # [N, W, D]
+        self.words = mx.contiguous(mx.broadcast_to(words, (len(self.windows), *words.shape)))  # [B, 2, D]
+        self.states = mx.stack([self._window_states(windows) for windows in self.windows])  # [B, N, D]
         mx.eval(self.states, self.head, self.words)
 
     def _window_states(self, windows: np.ndarray) -> Any:
@@ -142,7 +143,7 @@ class MLXBaseline(Baseline):
         x = [self.words, self.states[:, :finished]]
         if inside.size:
             x.append(self._window_states(inside)[:, None])
-        sequence = mx.concatenate(x, axis=1)  # [N, 2 + finished + 1, D]
+        sequence = mx.concatenate(x, axis=1)  # [B, 2 + finished + 1, D]
         states = self.model.language(sequence, mx.arange(sequence.shape[1])[None], "causal")
         return states[:, -1] @ self.head.T
 
@@ -168,11 +169,11 @@ class TorchBaseline(Baseline):
         self.peer = Peer(self.args)
         load_weights(self.peer, weights)
         self.head = self.peer.head()[self.args.vocab_size :].contiguous()
-        self.words = self.peer.embed_words()[torch.tensor(PREFIX)].expand(len(self.windows), -1, -1)  # [N, 2, D]
-        self.states = torch.cat([self._window_states(windows[None]) for windows in self.windows])  # [N, W, D]
+        self.words = self.peer.embed_words()[torch.tensor(PREFIX)].expand(len(self.windows), -1, -1)  # [B, 2, D]
+        self.states = torch.cat([self._window_states(windows[None]) for windows in self.windows])  # [B, N, D]
 
     def _window_states(self, windows: np.ndarray) -> Any:
-        """``[n, W, length]`` to ``[n, W, D]``."""
+        """``[B, N, length]`` to ``[B, N, D]``."""
         import torch
 
         return self.peer.image_block(torch.from_numpy(windows.astype(np.int64)))[:, :, -1]
@@ -182,7 +183,7 @@ class TorchBaseline(Baseline):
 
         finished, inside = self.split(p)
         x = [self.words, self.states[:, :finished], *([self._window_states(inside[:, None])] if inside.size else [])]
-        sequence = torch.cat(x, dim=1)  # [N, 2 + finished + 1, D]
+        sequence = torch.cat(x, dim=1)  # [B, 2 + finished + 1, D]
         positions = torch.arange(sequence.shape[1]).expand(len(sequence), -1)
         return self.peer.language(sequence, positions)[:, -1] @ self.head.T
 

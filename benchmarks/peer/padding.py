@@ -1,7 +1,9 @@
 """Square padding, as the paper describes it: every image of a batch becomes a square of the batch's longest side.
 
-B  documents    N  windows a square    P  pixels a window    M  drawn pixels a window    L  elements: words and windows
-b, a  words before and after the image    Q  drawn pixels a document    V, K  word and pix tokens
+B  rows, a document each    N  windows of an image, a square    P  pixels a window    M  query pixels a window
+L  elements of a row    Q  query pixels a row    V  words, K  pix tokens
+
+``b`` and ``a`` are numbers of words before and after the image.
 
 All windows are laid out, the repeated and the wholly padded ones too. A padded window is an element like any other; its
 first pixel is no target, and nothing is drawn from it. NumPy alone; the arrays are int64, as PyTorch has indices.
@@ -14,7 +16,7 @@ import numpy as np
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import draw_offsets
+from mlx_pixword.model.batch import choose_offsets
 from mlx_pixword.model.document import EOS, PAD, WINDOW, Document, ImageTokens
 from mlx_pixword.pixels.windows import from_windows, to_windows
 
@@ -23,7 +25,7 @@ IGNORE = -100  # target of what is not predicted, PyTorch's own
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of words, of windows' first pixels and of drawn pixels in the loss."""
+    """Weights of words, of windows' first pixels and of query pixels in the loss."""
 
     word: float = 1.0
     boundary: float = 1.0
@@ -36,11 +38,11 @@ class SquareBatch:
 
     Attributes:
         before, windows, after: ids ``[B, b]``, pix tokens ``[B, N, P]``, ids ``[B, a]`` padded with ``<pad>``.
-        targets: ``[B, L + Q]``, the unified id an element or a drawn pixel predicts, or ``IGNORE``.
+        targets: ``[B, L + Q]``, the unified id an element or a query pixel predicts, or ``IGNORE``.
         weights: float32 ``[B, L + Q]``, of each target in the loss.
         positions: ``[B, L + Q]``, or ``[1, L + Q]`` where all rows have the same.
-        picks: ``[B, Q]``, the pixels among ``N P`` whose state predicts the next pixel; None without drawn pixels.
-        mask: boolean ``[B or 1, 1, L + Q, L + Q]``, what an element or a drawn pixel sees; None for all before.
+        picks: ``[B, Q]``, the pixels among ``N P`` whose state predicts the next pixel; None without query pixels.
+        mask: boolean ``[B or 1, 1, L + Q, L + Q]``, what an element or a query pixel sees; None for all before.
         num_targets: the batch's share of the normaliser Z.
     """
 
@@ -106,7 +108,7 @@ def square_windows(image: ImageTokens, side: int, window_size: int, padding: int
 def draw_pixels(
     windows: np.ndarray, padding: int, queries: int, keys: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Drawn pixels of squares ``[B, N, P]``: places among ``N P``, next pixels and factors ``(P_n - 1) / m_n``.
+    """Query pixels of squares ``[B, N, P]``: places among ``N P``, next pixels and factors ``(P_n - 1) / m_n``.
 
     All three are ``[B, Q]``, a factor is 0 where a row has fewer. Only windows with a pixel to predict count. Where a
     window is full, the draws are those of `collate` with the same key.
@@ -115,7 +117,9 @@ def draw_pixels(
     rows = []
     for one, key in zip(follows, keys, strict=True):
         counts = one.sum(1)  # [N]
-        chosen = draw_offsets(counts + 1, min(queries, one.shape[1]), np.random.default_rng(key))  # among those that do
+        chosen = choose_offsets(
+            counts + 1, min(queries, one.shape[1]), np.random.default_rng(key)
+        )  # among those that do
         n, m = np.nonzero(chosen >= 0)
         offsets = np.argsort(~one, axis=1, kind="stable")[n, chosen[n, m]]
         rows.append((n * windows.shape[2] + offsets, counts[n] / (chosen >= 0).sum(1)[n]))
@@ -128,9 +132,9 @@ def draw_pixels(
 
 
 def query_mask(places: np.ndarray, length: int) -> np.ndarray:
-    """Mask of ``L`` elements and, behind them, drawn pixels at ``places [B, Q]``: boolean ``[B, 1, L + Q, L + Q]``.
+    """Mask of ``L`` elements and, behind them, query pixels at ``places [B, Q]``: boolean ``[B, 1, L + Q, L + Q]``.
 
-    An element sees itself and all before it; a drawn pixel sees the elements before its window, and itself.
+    An element sees itself and all before it; a query pixel sees the elements before its window, and itself.
     """
     rows, queries = places.shape
     mask = np.zeros((rows, length + queries, length + queries), bool)

@@ -1,7 +1,7 @@
-"""The paper's program in PyTorch, written from its description for comparison: arXiv 2605.14028, DESIGN section 1.
+"""The paper's program in PyTorch, written from its description for comparison: arXiv 2605.14028, docs/model.md.
 
-B  documents    N  windows a square    P  pixels a window    L  elements    Q  drawn pixels a document    D  hidden size
-H  query heads (G key heads)    d  head size    V, K  word and pix tokens
+B  rows, a document each    N  windows of an image, a square    P  pixels a window    L  elements of a row
+Q  query pixels a row    D  hidden size    H  query heads, G  key heads    d  head size    V  words, K  pix tokens
 
 Images are padded to squares (see squares.py); every window goes through every layer of the image block in full. Eager
 PyTorch in float32 as its users write it: rms_norm, scaled_dot_product_attention, cross_entropy, fused AdamW. Parameters

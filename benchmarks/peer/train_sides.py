@@ -16,7 +16,7 @@ from shared.workload import Job, read_job
 
 from mlx_pixword.model.batch import Batch
 
-SEED = 0  # of the drawn pixels
+SEED = 0  # of the query pixels
 Measures = dict[str, float]
 
 

@@ -118,7 +118,7 @@ def check_job(job: Job) -> Job:
 
 
 def with_objective(job: Job, objective: str) -> Job:
-    """The job without drawn pixels, or with those of its preset."""
+    """The job without query pixels, or with those of its preset."""
     queries = job.train.pixel_queries if objective == "dense" else 0
     return replace(job, train=replace(job.train, pixel_queries=queries))
 

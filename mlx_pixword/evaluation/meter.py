@@ -12,7 +12,7 @@ from ..model.network import PixWordModel
 
 
 class LossMeter:
-    """Mean losses over any number of documents, unweighted: nats a word, a boundary pixel and a drawn pixel."""
+    """Mean losses over any number of documents, unweighted: nats a word, a boundary pixel and a query pixel."""
 
     def __init__(self, model: PixWordModel, batch_tokens: int, pixel_queries: int = 0) -> None:
         self._model, self._batch_tokens, self._pixel_queries = model, batch_tokens, pixel_queries

@@ -1,8 +1,9 @@
 """Drawing: images sampled pixel by pixel, in window order, several at once.
 
-N  images at once    T  pixels of an image    P  pixels a window    K  pix tokens    h, w  size in pixels
+B  rows: images at once    T  valid pixels of an image    P  pixels a window    K  pix tokens
 
-A pixel costs one row through each block, see decoding.py. Whole windows that are kept are read with the prompt.
+A pixel costs one token step through each block, see growing_images.py. Whole windows that are kept are read with
+the prompt.
 """
 
 from collections import deque
@@ -21,7 +22,7 @@ from ..model.document import IMAGE, WINDOW, Document, ImageTokens
 from ..model.network import PixWordModel
 from ..pixels.colors import unfold_colors
 from ..pixels.windows import from_windows, num_windows, valid_pixels, window_order
-from .growing_images import Decoder
+from .growing_images import GrowingImages
 from .pixel_sampler import AHEAD, PixelSampler
 from .settings import SampleArgs
 from .token_layers import Array
@@ -32,7 +33,7 @@ UNDRAWN = (128, 128, 128)  # colour of pixels that are still to come
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Images under way: pix tokens int32 ``[N, windows, P]``, ``DRAW`` where nothing is drawn yet."""
+    """Images under way: pix tokens int32 ``[B, windows, P]``, ``DRAW`` where nothing is drawn yet."""
 
     tokens: np.ndarray
     height: int
@@ -77,7 +78,7 @@ def generate_images(
     """Draw images after a prompt, or after several, all at once.
 
     Args:
-        model, processor: from `pw.load`; a model trained without drawn pixels draws noise.
+        model, processor: from `pw.load`; a model trained without query pixels draws noise.
         prompt: a text, or texts, images and word ids in reading order.
         size: ``(height, width)`` in pixels.
         count: images a prompt. Image ``i`` draws with the key ``seed + i``, so what is drawn beside it changes nothing.
@@ -121,7 +122,7 @@ def draw(
         documents = [_with_windows(document, keep, read) for document in documents]
     if read == len(lengths):
         return
-    decoder = Decoder(model, [document for document in documents for _ in range(count)], lengths[read:])
+    decoder = GrowingImages(model, [document for document in documents for _ in range(count)], lengths[read:])
     for n, length in enumerate(lengths[read:], read):
         window: list[Array] = []
         for pixel in forced[n, :length].tolist():

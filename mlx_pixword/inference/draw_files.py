@@ -43,7 +43,7 @@ def draw_files(
 
     if not model.pixel_queries:
         notice(
-            "this model was trained without drawn pixels, so the drawing will be noise inside windows; "
+            "this model was trained without query pixels, so the drawing will be noise inside windows; "
             "train with --pixel-queries 4 or more"
         )
     size, kept, rows = _wanted(args, processor)

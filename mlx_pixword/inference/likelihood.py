@@ -1,6 +1,8 @@
 """Exact likelihood: the log-probability of every word and every pixel, given the sizes of the images.
 
-Q  pixels at a time    V  words    K  pix tokens. What comes next is known to be a word or a pixel, so a word's softmax
+M  query pixels a window, here all but the first    V  words    K  pix tokens
+
+What comes next is known to be a word or a pixel, so a word's softmax
 covers the V words and a pixel's the K pix tokens. The chain rule then makes all images of one size sum to 1.
 """
 
@@ -39,13 +41,13 @@ def log_likelihood(model: PixWordModel, batch: Batch) -> LogLikelihood:
     """Score every word and every pixel of a batch.
 
     Args:
-        model: trained with drawn pixels (``pixel_queries`` above 0), or pixels inside windows score as noise.
+        model: trained with query pixels (``pixel_queries`` above 0), or pixels inside windows score as noise.
         batch: from a `Processor`; its documents are scored one at a time, so memory does not grow with their number.
 
     Raises:
         PixWordError: an image at the very beginning of a document, whose first pixel has no probability.
 
-    Source: DESIGN of this project, "dense" objective.
+    Source: docs/model.md, "Likelihood".
 
     Example:
         >>> scores = pw.log_likelihood(model, processor([image]))

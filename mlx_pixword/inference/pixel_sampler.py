@@ -1,6 +1,6 @@
 """Choosing pixels: samples of many images at once, each with keys of its own.
 
-N  images at once    T  pixels of an image    K  pix tokens
+B  rows: images at once    T  valid pixels of an image    K  pix tokens
 """
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ NOISE = 2**24  # most random numbers that are made in one go
 
 
 class PixelSampler:
-    """Chooses pixels of ``N`` images: the one numbered ``t`` in image ``i`` by key ``t`` of the seed ``seed + i``.
+    """Chooses pixels of ``B`` images: the one numbered ``t`` in image ``i`` by key ``t`` of the seed ``seed + i``.
 
     Gumbel noise added to scores makes the likeliest one a sample, and is made for some pixels at once.
     """
@@ -25,12 +25,12 @@ class PixelSampler:
         self._args, self._temperature = args, args.temperature(1.0)
         self._keys = mx.stack(
             [mx.random.split(mx.random.key(args.seed + n), pixels) for n in range(count)]
-        )  # [N, T, 2]
-        self._noise: Array = None  # some pixels' [N, K]
+        )  # [B, T, 2]
+        self._noise: Array = None  # some pixels' [B, K]
         self._next = 0  # number of the pixel behind those that there is noise for
 
     def __call__(self, logits: Array, number: int) -> Array:
-        """Tokens ``[N]`` of the pixel with a number, from logits ``[N, K]``; numbers come in ascending order."""
+        """Tokens ``[B]`` of the pixel with a number, from logits ``[B, K]``; numbers come in ascending order."""
         library = mx if isinstance(logits, mx.array) else np
         if self._temperature == 0:
             return library.argmax(logits, axis=-1)
@@ -41,10 +41,10 @@ class PixelSampler:
     def _make_noise(self, logits: Array, number: int) -> None:
         shape = logits.shape
         ahead = max(1, min(AHEAD, NOISE // (shape[0] * shape[1])))
-        keys = self._keys[:, number : number + ahead]  # [N, ahead, 2]
+        keys = self._keys[:, number : number + ahead]  # [B, ahead, 2]
         noise = mx.vmap(lambda key: mx.random.gumbel(shape[1:], key=key))(keys.reshape(-1, 2))
         noise = mx.contiguous(self._temperature * noise.reshape(*keys.shape[:2], -1).swapaxes(0, 1))
-        self._noise = mx.unstack(noise) if isinstance(logits, mx.array) else np.array(noise)  # ahead times [N, K]
+        self._noise = mx.unstack(noise) if isinstance(logits, mx.array) else np.array(noise)  # ahead times [B, K]
         self._next = number + keys.shape[1]
 
     def _filtered(self, logits: Array) -> Array:

@@ -1,10 +1,11 @@
-"""Layers for rows: one place of each sequence at a time, against keys and values that are there, in few operations.
+"""Layers for token steps: one token of each row at a time, against keys and values that are there, in few operations.
 
-N  rows           D  hidden size    F  feed-forward width    J  keys that a row sees
+B  rows           D  hidden size    F  feed-forward width    J  keys that a token sees
 H  query heads    G  key heads      d  head size             n  heads of all kinds, H + 2 G (queries, keys, values)
 
-A row is so little work that the number of operations decides. Weights are laid out before: norms go into the matrices
-behind them, and matrices with the same input lie side by side. It is the function of `Layer` in model.py.
+A token step is so little work that the number of operations decides. Weights are laid out before: norms go into the
+matrices behind them, and matrices with the same input lie side by side. It is the function of `Layer` in
+model/layers.py.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from ..model.layers import Layer
 from ..ops.exponentials import swiglu
 from ..ops.rotary import rotary_table
 
-Array: TypeAlias = Any  # MLX's or, in numpy_rows.py, NumPy's
+Array: TypeAlias = Any  # MLX's or, in token_layers_numpy.py, NumPy's
 
 
 class Matrices(NamedTuple):
@@ -61,14 +62,14 @@ def turns(args: ModelArgs, positions: np.ndarray) -> mx.array:
 
 
 class Cache:
-    """Turned keys and values of one layer, ``[N, G, places, d]`` each, written in place."""
+    """Turned keys and values of one layer, ``[B, G, places, d]`` each, written in place."""
 
     def __init__(self, shape: Sequence[int], dtype: mx.Dtype) -> None:
         self.keys: Array = mx.zeros(shape, dtype)
         self.values: Array = mx.zeros(shape, dtype)
 
     def put(self, k: Array, v: Array, place: int) -> None:
-        """Write ``[N, G, J, d]`` from a place on."""
+        """Write ``[B, G, J, d]`` from a place on."""
         self.keys[:, :, place : place + k.shape[2]] = k
         self.values[:, :, place : place + v.shape[2]] = v
 
@@ -77,15 +78,15 @@ class Cache:
         return self.keys[:, :, :places], self.values[:, :, :places]
 
 
-class Rows:
-    """What a layer does with rows, by MLX's fast operations: one kernel each on a GPU."""
+class TokenLayers:
+    """What a layer does in a token step, by MLX's fast operations: one kernel each on a GPU."""
 
     def __init__(self, args: ModelArgs) -> None:
         self._args = args
         self._splits = [args.num_heads, args.num_heads + args.num_kv_heads]
 
     def keep(self, array: mx.array) -> Array:
-        """An array in the library that rows are computed with."""
+        """An array in the library that token steps are computed with."""
         return array
 
     def new_cache(self, count: int, places: int) -> Cache:
@@ -97,7 +98,7 @@ class Rows:
         return mx.fast.rms_norm(x, None, self._args.rms_norm_eps)
 
     def heads(self, x: Array, qkv: Array) -> Array:
-        """Normed queries, keys and values ``[N, n, 1, d]`` of states ``[N, D]``, before RoPE."""
+        """Normed queries, keys and values ``[B, n, 1, d]`` of states ``[B, D]``, before RoPE."""
         heads = (self.norm(x) @ qkv).reshape(x.shape[0], -1, 1, self._args.head_size)
         if not self._args.qk_norm:
             return heads
@@ -107,12 +108,12 @@ class Rows:
     def combine(
         self, layer: Matrices, x: Array, heads: Array, turn: Array, cache: Cache, place: int, bias: Array = None
     ) -> Array:
-        """The layer for states ``x [N, D]``, given their `heads` ``[N, n, 1, d]``.
+        """The layer for states ``x [B, D]``, given their `heads` ``[B, n, 1, d]``.
 
         Args:
-            turn: complex ``[N or 1, n, 1, d / 2]``, see `turns`.
+            turn: complex ``[B or 1, n, 1, d / 2]``, see `turns`.
             cache, place: where their keys and values go; they see all places up to their own.
-            bias: added to scores, ``[N, 1, 1, places]``; None: 0.
+            bias: added to scores, ``[B, 1, 1, places]``; None: 0.
         """
         q, k, v = self._turned(heads, turn)
         cache.put(k, v, place)
@@ -122,16 +123,16 @@ class Rows:
         return self._add_product(x, self._swiglu(self.norm(x) @ layer.gate_up), layer.down)
 
     def logits(self, x: Array, head: Array) -> Array:
-        """``[N, D]`` to float32 ``[N, K]``."""
+        """``[B, D]`` to float32 ``[B, K]``."""
         return (self.norm(x) @ head).astype(mx.float32)
 
     def _turned(self, heads: Array, turn: Array) -> Array:
-        """Queries, keys and values ``[N, .., 1, d]`` after RoPE."""
+        """Queries, keys and values ``[B, .., 1, d]`` after RoPE."""
         turned = (heads.astype(mx.float32).view(mx.complex64) * turn).view(mx.float32)
         return mx.split(turned.astype(heads.dtype), self._splits, axis=1)
 
     def _attend(self, q: Array, keys: Array, values: Array, bias: Array) -> Array:
-        """``softmax(q k^T + bias) v`` of scaled queries ``[N, H, 1, d]``: ``N H d`` numbers."""
+        """``softmax(q k^T + bias) v`` of scaled queries ``[B, H, 1, d]``: ``B H d`` numbers."""
         return mx.fast.scaled_dot_product_attention(q, keys, values, scale=1.0, mask=bias)
 
     def _add_product(self, x: Array, y: Array, matrix: Array) -> Array:

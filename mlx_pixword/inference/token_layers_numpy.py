@@ -1,6 +1,6 @@
-"""Layers for rows on a CPU, by NumPy: its calls cost less than MLX's, and its exponentials are vectorised.
+"""Layers for token steps on a CPU, by NumPy: its calls cost less than MLX's, and its exponentials are vectorised.
 
-N  rows    D  hidden size    G  key heads    H  query heads    d  head size    n  heads of all kinds, H + 2 G
+B  rows    D  hidden size    G  key heads    H  query heads    d  head size    n  heads of all kinds, H + 2 G
 
 With the preset tiny on x86, NumPy takes a quarter of the time of MLX's CPU build, for one row and for 64.
 """
@@ -11,11 +11,11 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.args import ModelArgs
-from .token_layers import Array, Cache, Rows
+from .token_layers import Array, Cache, TokenLayers
 
 
 class NumpyCache(Cache):
-    """Turned keys ``[N, G, d, places]``, which products take several times faster, and values ``[N, G, places, d]``."""
+    """Turned keys ``[B, G, d, places]``, which products take several times faster, and values ``[B, G, places, d]``."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.values = np.zeros(shape, np.float32)
@@ -29,8 +29,8 @@ class NumpyCache(Cache):
         return self.keys[..., :places], self.values[:, :, :places]
 
 
-class NumpyRows(Rows):
-    """What a layer does with rows, in float32.
+class NumpyTokenLayers(TokenLayers):
+    """What a layer does in a token step, in float32.
 
     The norm of a state and that of its queries and keys are one factor a head, with z = x W, s^2 = mean(x^2) + eps:
 
@@ -56,7 +56,7 @@ class NumpyRows(Rows):
         return x / np.sqrt((x * x) @ self._mean + self._eps)
 
     def heads(self, x: Array, qkv: Array) -> Array:
-        z, spread = x @ qkv, (x * x) @ self._state_means + self._offsets  # [N, n d], [N, n]
+        z, spread = x @ qkv, (x * x) @ self._state_means + self._offsets  # [B, n d], [B, n]
         if self._args.qk_norm:
             spread += (z * z) @ self._head_means
         return z.reshape(x.shape[0], -1, 1, self._args.head_size) / np.sqrt(spread)[:, :, None, None]
@@ -70,7 +70,7 @@ class NumpyRows(Rows):
         return [turned[:, :queries], turned[:, queries:keys], turned[:, keys:]]
 
     def _attend(self, q: Array, keys: Array, values: Array, bias: Array) -> Array:
-        scores = q.reshape(*keys.shape[:2], -1, q.shape[-1]) @ keys  # [N, G, H / G, J]
+        scores = q.reshape(*keys.shape[:2], -1, q.shape[-1]) @ keys  # [B, G, H / G, J]
         if bias is not None:
             scores += bias
         scores -= scores.max(axis=-1, keepdims=True)

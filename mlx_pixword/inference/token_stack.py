@@ -1,6 +1,6 @@
-"""A block's layers as one array of each kind, with their caches: rows go through all of them in one launch.
+"""A block's layers as one array of each kind, with their caches: a token step of all rows in one launch.
 
-N  rows    A  layers    D  hidden size    G, d  key heads and their size    J  places of keys and values
+B  rows    A  layers    D  hidden size    G  key heads    d  head size    J  keys that a token sees, at most
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.args import ModelArgs
-from ..ops.decode_step import DECODE_ROWS, Shape, decode_rows, suits
+from ..ops.decode_step import DECODE_STEP, Shape, decode_step, suits
 from ..ops.dispatch.choose import available, choose, mode
 from ..ops.rotary import rotary_table
 from .token_layers import Cache, Matrices
 
 
 class Stack:
-    """Layers and caches of a block; it is the function of `Rows` on each layer in turn.
+    """Layers and caches of a block; it is the function of `TokenLayers` on each layer in turn.
 
     Args:
         layers, caches: of each layer; what the caches hold is copied.
-        positions: of each turn to come, one for all rows or one a row, int ``[turns, 1 or N]``.
-        bias: added to scores, ``[N, 1, 1, J]``, or None.
+        positions: of each turn to come, one for all rows or one a row, int ``[turns, 1 or B]``.
+        bias: added to scores, ``[B, 1, 1, J]``, or None.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Stack:
         self._keys, self._values = (mx.stack([getattr(c, name) for c in caches]) for name in ("keys", "values"))
         rows, places = self._keys.shape[1], self._keys.shape[3]
         table = rotary_table(max(args.max_seq_len, args.window_size**2), args.head_size, args.rope_theta)
-        angles = np.stack(list(table[:, positions]), axis=-1)  # [turns, 1 or N, d / 2, 2]
+        angles = np.stack(list(table[:, positions]), axis=-1)  # [turns, 1 or B, d / 2, 2]
         self._angles = mx.unstack(mx.array(np.broadcast_to(angles, (len(angles), rows, *angles.shape[2:]))))
         self._bias = None if bias is None else bias.reshape(rows, places).astype(mx.float32)
         self._shape = Shape(args.num_heads, args.qk_norm, args.rms_norm_eps)
@@ -42,11 +42,11 @@ class Stack:
     def pays(self) -> bool:
         """Whether the kernel agrees with its reference on this device, and is as fast."""
         x = mx.zeros((self._keys.shape[1], self._matrices[0].shape[1]), self._keys.dtype)
-        return choose(DECODE_ROWS, self._arguments(x, 0, self._keys.shape[3] // 2)) is DECODE_ROWS.metal
+        return choose(DECODE_STEP, self._arguments(x, 0, self._keys.shape[3] // 2)) is DECODE_STEP.metal
 
     def step(self, x: mx.array, turn: int, place: int) -> mx.array:
-        """States ``[N, D]`` after the block, whose keys and values are put at a place and see those before."""
-        x, keys, values = decode_rows(*self._arguments(x, turn, place))
+        """States ``[B, D]`` after the block, whose keys and values are put at a place and see those before."""
+        x, keys, values = decode_step(*self._arguments(x, turn, place))
         self._keys[:, :, :, place] = keys
         self._values[:, :, :, place] = values
         return x

@@ -1,6 +1,8 @@
 """Reading: words after a document of words and images. Samplers and key-value caches are mlx-lm's.
 
-B  rows    V  words    K  pix tokens. What follows is always a word, so the softmax covers the V words alone.
+B  rows    V  words    K  pix tokens
+
+What follows is always a word, so the softmax covers the V words alone.
 """
 
 import time

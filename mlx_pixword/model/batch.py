@@ -1,7 +1,7 @@
 """Documents and batches: the arrays that pass between the data, the model and the losses.
 
-B  rows    L  elements a row (words and windows)    U  distinct windows of a batch    N  windows of a document
-P  pixels a window    V  words    K  pix tokens
+B  rows                  L  elements of a row      U  distinct windows of a batch    N  windows of an image or document
+P  pixels a window       M  query pixels a window  Q  query pixels a row             V  words    K  pix tokens
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ class Batch:
         positions: int32 ``[B, L]``, counted from 0 in each document.
         windows: int32 ``[U, P]``, distinct windows, padded with K.
         lengths: int32 ``[U]``, valid pixels a window, at least 1.
-        reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then the drawn ones.
+        reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then query pixels.
         segments: int32 ``[B, L]``, the document of an element within its row, or None when a row is one document.
-        query_places: int32 ``[B, Q]``, the element whose window a drawn pixel belongs to; None without drawn pixels.
+        query_places: int32 ``[B, Q]``, the element whose window a query pixel belongs to; None without query pixels.
         query_states: int32 ``[B, Q]``, where its state lies among the ``U (1 + M)`` reads.
         query_targets: int32 ``[B, Q]``, the unified id of the next pixel.
         query_weights: float32 ``[B, Q]``, ``(P_n - 1) / m_n``, or 0 for padding.
@@ -52,7 +52,7 @@ class Batch:
 
     @property
     def num_targets(self) -> int:
-        """The batch's share of Z: words and boundary pixels, and every other pixel where some are drawn."""
+        """The batch's share of Z: words and boundary pixels, and every other pixel where there are query pixels."""
         targets = sum(len(d) - (not d.closed) for row in self.documents for d in row)
         images = [image for row in self.documents for d in row for image in d.images]
         dense = sum(image.height * image.width - len(image.lengths) for image in images)
@@ -91,14 +91,14 @@ def collate(
     pixel_queries: int = 0,
     seed: Sequence[int] = (0,),
 ) -> Batch:
-    """Lay rows of documents out as arrays; distinct windows are kept once (DESIGN: exact saving 3).
+    """Lay rows of documents out as arrays; distinct windows are kept once (docs/model.md, "Exact savings", 3).
 
     Args:
         rows: ``B`` rows of one or more documents; several are packed, and never see each other.
         num_words, num_pix: ``V`` and ``K``.
         window_size: ``w``.
         exact: keep the sizes as they are, instead of padding B, L, U and Q to a bucket.
-        pixel_queries: ``M``, pixels drawn a window besides its first one (dense objective).
+        pixel_queries: ``M``, query pixels a window besides its first one (dense objective).
         seed: of the draws, with the document's number in the batch.
     """
     round_up = (lambda n: max(1, n)) if exact else bucket
@@ -106,8 +106,8 @@ def collate(
     elements, targets = np.full(shape, PAD, np.int32), np.full(shape, NO_TARGET, np.int32)
     positions, segments = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
     images = [image for row in rows for d in row for image in d.images]
-    drawn = _draw(rows, min(pixel_queries, window_size**2 - 1), seed)
-    windows, lengths, reads, which = _distinct_windows(images, drawn, num_pix, window_size, round_up)
+    offsets = _choose_all(rows, min(pixel_queries, window_size**2 - 1), seed)
+    windows, lengths, reads, which = _distinct_windows(images, offsets, num_pix, window_size, round_up)
     used = 0
     for b, row in enumerate(rows):
         start = 0
@@ -121,12 +121,12 @@ def collate(
     packed = any(len(row) > 1 for row in rows)
     arrays = {"elements": elements, "targets": targets, "positions": positions, "windows": windows, "lengths": lengths}
     arrays |= {"reads": reads} | ({"segments": segments} if packed else {})
-    if drawn.shape[1] and len(drawn):
-        arrays |= _queries(elements, num_words, images, drawn, which, round_up)
+    if offsets.shape[1] and len(offsets):
+        arrays |= _queries(elements, num_words, images, offsets, which, round_up)
     return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
 
 
-def draw_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def choose_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Pixel offsets to predict from, ``min(M, P_n - 1)`` distinct ones a window, uniformly without replacement.
 
     Args:
@@ -146,53 +146,53 @@ def draw_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> n
     return np.where(chosen < most, chosen, -1).astype(np.int32)
 
 
-def _draw(rows: Sequence[Sequence[Document]], count: int, seed: Sequence[int]) -> np.ndarray:
+def _choose_all(rows: Sequence[Sequence[Document]], count: int, seed: Sequence[int]) -> np.ndarray:
     """Offsets of all windows in reading order, ``[sum N, M]``; each document draws with a key of its own."""
-    drawn = [np.empty((0, count), np.int32)]
+    offsets = [np.empty((0, count), np.int32)]
     for number, document in enumerate(d for row in rows for d in row):
         if document.images:
             rng = np.random.default_rng((*seed, number)) if count else np.random.default_rng(0)
-            drawn.append(draw_offsets(np.concatenate([image.lengths for image in document.images]), count, rng))
-    return np.concatenate(drawn)
+            offsets.append(choose_offsets(np.concatenate([image.lengths for image in document.images]), count, rng))
+    return np.concatenate(offsets)
 
 
 def _distinct_windows(
-    images: Sequence[ImageTokens], drawn: np.ndarray, num_pix: int, window_size: int, round_up: Callable[[int], int]
+    images: Sequence[ImageTokens], offsets: np.ndarray, num_pix: int, window_size: int, round_up: Callable[[int], int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """``windows [U, P]``, ``lengths [U]``, ``reads [U, 1 + M]`` and, for each window in reading order, its ``u``."""
     every = np.concatenate([np.empty((0, window_size**2), np.int32), *(image.windows for image in images)])
     counts = np.concatenate([np.empty(0, np.int32), *(image.lengths for image in images)])
-    keys = np.ascontiguousarray(np.concatenate([every, drawn], axis=1))  # padding tells the lengths apart
+    keys = np.ascontiguousarray(np.concatenate([every, offsets], axis=1))  # padding tells the lengths apart
     keys = keys.view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1]))).ravel()
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     size = round_up(len(first))
     windows, lengths = np.full((size, window_size**2), num_pix, np.int32), np.ones(size, np.int32)
     windows[: len(first)], lengths[: len(first)] = every[first], counts[first]
-    offsets = np.zeros((size, drawn.shape[1]), np.int32)
-    offsets[: len(first)] = np.maximum(drawn[first], 0)
-    return windows, lengths, np.concatenate([lengths[:, None] - 1, offsets], axis=1), which.astype(np.int32)
+    queries = np.zeros((size, offsets.shape[1]), np.int32)
+    queries[: len(first)] = np.maximum(offsets[first], 0)
+    return windows, lengths, np.concatenate([lengths[:, None] - 1, queries], axis=1), which.astype(np.int32)
 
 
 def _queries(
     elements: np.ndarray,
     num_words: int,
     images: Sequence[ImageTokens],
-    drawn: np.ndarray,
+    offsets: np.ndarray,
     which: np.ndarray,
     round_up: Callable[[int], int],
 ) -> dict[str, np.ndarray]:
-    """The arrays of the drawn pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0."""
-    count = drawn.shape[1]
+    """The arrays of the query pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0."""
+    count = offsets.shape[1]
     row, place = np.nonzero(elements >= num_words)  # every window, in reading order
     slot = np.arange(len(row)) - np.searchsorted(row, row)  # number of the window in its row
     shape = (len(elements), round_up(int(slot.max()) + 1) * count)
-    next_pixel = np.take_along_axis(np.concatenate([image.windows for image in images]), drawn.clip(0) + 1, axis=1)
+    next_pixel = np.take_along_axis(np.concatenate([image.windows for image in images]), offsets.clip(0) + 1, axis=1)
     lengths = np.concatenate([image.lengths for image in images])
-    weights = (drawn >= 0) * ((lengths - 1) / np.maximum(1, (drawn >= 0).sum(1)))[:, None]
+    weights = (offsets >= 0) * ((lengths - 1) / np.maximum(1, (offsets >= 0).sum(1)))[:, None]
     values = {
         "query_places": np.repeat(place[:, None], count, axis=1),
         "query_states": which[:, None] * (1 + count) + 1 + np.arange(count),
-        "query_targets": np.where(drawn >= 0, num_words + next_pixel, NO_TARGET),
+        "query_targets": np.where(offsets >= 0, num_words + next_pixel, NO_TARGET),
         "query_weights": weights,
     }
     arrays = {}

@@ -1,6 +1,6 @@
 """Documents: words and folded images in reading order, joined and split.
 
-L  elements (words and windows)    N  windows of an image or a document    P  pixels a window    V  words
+L  elements of a row    N  windows of an image or document    P  pixels a window    V  words
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Layers: a Llama layer that attends in a sequence, inside windows, or from query pixels to a sequence.
 
-B  rows of a batch             L  elements a row: words and windows      D  hidden size
-U  distinct windows            P  pixels a window, w * w                 R  pixels of a window that are read out
-H  query heads (G key heads)   d  head size, D / H                       Q  query pixels of a row
+B  rows of a batch             L  elements of a row                     D  hidden size
+U  distinct windows            P  pixels a window, w * w                 R  pixels that are read out of a window
+H  query heads, G  key heads   d  head size, D / H                       Q  query pixels a row
 """
 
 from collections.abc import Callable
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         k_rotary: mx.array,
         spans: mx.array,
     ) -> mx.array:
-        """Drawn pixels: ``queries [B, Q, n d]`` over spans of ``sequence [B, L, G d]`` and themselves."""
+        """Query pixels: ``queries [B, Q, n d]`` over spans of ``sequence [B, L, G d]`` and themselves."""
         q, own_k, own_v = (self._heads_last(x) for x in queries)
         k, v = (self._heads_last(x) for x in sequence)
         q_rotary, k_rotary = q_rotary.swapaxes(2, 3), k_rotary.swapaxes(2, 3)  # [2, B, Q, 1, d / 2]
@@ -140,7 +140,7 @@ class Layer(nn.Module):
         return self._recomputed(self._windowed)(x, *projected)
 
     def conditioned(self, x: mx.array, z: mx.array, *attention_inputs: Any) -> tuple[mx.array, mx.array]:
-        """The layer for a sequence ``x [B, L, D]`` and for drawn pixels ``z [B, Q, D]`` that are conditioned on it."""
+        """The layer for a sequence ``x [B, L, D]`` and for query pixels ``z [B, Q, D]`` that are conditioned on it."""
         return self._recomputed(self._conditioned)(x, z, *attention_inputs)
 
     def _conditioned(

@@ -1,6 +1,6 @@
 """The objective: which sums a batch contributes, and how they are weighed.
 
-B  rows    L  elements a row    V  words    K  pix tokens    Z  the normaliser, counted over the optimiser batch
+B  rows    L  elements of a row    V  words    K  pix tokens    Z  normaliser, counted over the optimiser batch
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from .document import NO_TARGET
 class LossSums(NamedTuple):
     """Negative log-likelihoods in nats, summed, with the number of targets behind each; scalars.
 
-    The dense part is the estimate from the drawn pixels: each stands for ``(P_n - 1) / m_n`` pixels of its window.
+    The dense part is the estimate from the query pixels: each stands for ``(P_n - 1) / m_n`` pixels of its window.
     """
 
     word_nats: mx.array
@@ -27,7 +27,7 @@ class LossSums(NamedTuple):
 
 
 def loss_sums(logits: mx.array, query_logits: mx.array | None, batch: Batch, num_words: int) -> LossSums:
-    """Sums of a batch: words, boundary pixels, and drawn pixels where there are any.
+    """Sums of a batch: words, boundary pixels, and query pixels where there are any.
 
     Args:
         logits: float32 ``[B, L, V + K]``.
@@ -35,7 +35,7 @@ def loss_sums(logits: mx.array, query_logits: mx.array | None, batch: Batch, num
         batch: with its targets.
         num_words: ``V``.
 
-    Source: DESIGN of this project, "boundary" and "dense" objectives.
+    Source: docs/model.md, "Boundary objective" and "Dense objective".
     """
     sums = boundary_sums(logits, batch.targets, num_words)
     if query_logits is None or batch.query_targets is None or batch.query_weights is None:
@@ -52,7 +52,7 @@ def boundary_sums(logits: mx.array, targets: mx.array, num_words: int) -> LossSu
         targets: int32 ``[B, L]``, unified ids or ``NO_TARGET``.
         num_words: ``V``; a target from V on is a pixel.
 
-    Source: arXiv 2605.14028; DESIGN of this project, "boundary" objective.
+    Source: arXiv 2605.14028; docs/model.md, "Boundary objective".
     """
     nats, none = _nats(logits, targets), mx.array(0.0)
     word, pixel = (targets != NO_TARGET) & (targets < num_words), targets >= num_words

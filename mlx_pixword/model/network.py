@@ -1,9 +1,9 @@
 """The model: pixels and words in one sequence, one softmax over both. Read top down.
 
-B  rows of a batch             L  elements a row: words and windows      D  hidden size
-U  distinct windows            P  pixels a window, w * w                 R  pixels of a window that are read out
-H  query heads (G key heads)   d  head size, D / H                       V, K  word and pix tokens
-Q  drawn pixels of a row: predicted besides the windows' first pixels
+B  rows of a batch             L  elements of a row                     D  hidden size
+U  distinct windows            P  pixels a window, w * w                 R  pixels that are read out of a window
+H  query heads, G  key heads   d  head size, D / H                       V  words, K  pix tokens
+Q  query pixels a row: predicted besides the windows' first pixels
 
 Source: Leung & Wang, arXiv 2605.14028. The read-out, the table projection and the distinct windows are exact
 savings: the same function for less work. `exact_savings = False` runs the plain path, which the tests compare.
@@ -139,7 +139,7 @@ class PixWordModel(nn.Module):
         self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
         self.head = Table(rows, args.hidden_size, features, 0.02)
         self._args = args
-        self.pixel_queries = 0  # drawn pixels a window in training; 0: pixels inside windows were never predicted
+        self.pixel_queries = 0  # query pixels a window in training; 0: pixels inside windows were never predicted
 
     @property
     def args(self) -> ModelArgs:
@@ -157,7 +157,7 @@ class PixWordModel(nn.Module):
     def forward(
         self, batch: Batch, states: mx.array | None = None, *, exact_savings: bool = True
     ) -> tuple[mx.array, mx.array | None]:
-        """Logits of elements ``[B, L, V + K]`` and of the batch's drawn pixels ``[B, Q, V + K]``, if it has any.
+        """Logits of elements ``[B, L, V + K]`` and of the batch's query pixels ``[B, Q, V + K]``, if it has any.
 
         ``states [U, R, D]`` are the `window_states`, where they are there already.
         """
@@ -169,7 +169,7 @@ class PixWordModel(nn.Module):
         return self.logits(x), self.logits(z)
 
     def window_states(self, batch: Batch, exact_savings: bool = True) -> mx.array:
-        """States of each distinct window's last pixel and of its drawn pixels, ``[U, R, D]``."""
+        """States of each distinct window's last pixel and of its query pixels, ``[U, R, D]``."""
         return self.image_block(batch.windows, batch.reads, exact_savings)
 
     def embed(self, batch: Batch, states: mx.array) -> mx.array:
@@ -178,7 +178,7 @@ class PixWordModel(nn.Module):
         return table[batch.elements]
 
     def condition(self, x: mx.array, z: mx.array, places: mx.array, batch: Batch) -> tuple[mx.array, mx.array]:
-        """The language block for elements ``x [B, L, D]`` and drawn pixels ``z [B, Q, D]`` at ``places [B, Q]``."""
+        """The language block for elements ``x [B, L, D]`` and query pixels ``z [B, Q, D]`` at ``places [B, Q]``."""
         dtype = self._args.compute_dtype
         rotary, mask = self._rotary(batch.positions), sequence_mask(batch)
         z_rotary = self._rotary(mx.take_along_axis(batch.positions, places, axis=1))

@@ -1,6 +1,6 @@
 """Attention with a mask: MLX's own operation, or its parts where MLX's softmax is slow (see `elementary`).
 
-B  rows    Lq, Lk  queries and keys a row    H  query heads    G  key heads    d  head size
+B  rows    L  elements of a row, Lq as queries and Lk as keys    H  query heads    G  key heads    d  head size
 """
 
 import mlx.core as mx

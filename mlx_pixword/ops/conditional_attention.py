@@ -1,6 +1,6 @@
-"""Attention of drawn pixels: each query sees the elements before its window, and itself.
+"""Attention of query pixels: each query sees the elements before its window, and itself.
 
-B  rows    Q  queries a row    L  elements a row    H  query heads    G  key heads    d  head size
+B  rows    Q  query pixels a row    L  elements of a row    H  query heads    G  key heads    d  head size
 """
 
 from collections.abc import Hashable, Mapping
@@ -31,7 +31,7 @@ def conditional_attention(
     Returns:
         ``[B, Q, H, d]`` in the type of ``q``; the softmax is float32.
 
-    Source: DESIGN of this project, "dense" objective (a conditional form of arXiv 2605.14028).
+    Source: docs/model.md, "Dense objective" (a conditional form of arXiv 2605.14028).
     """
     function = partial(dispatch, CONDITIONAL_ATTENTION) if suits(q, k) else reference
     return function(q, own_k, own_v, k, v, spans)
@@ -87,7 +87,7 @@ def shape_class(*args: mx.array) -> Hashable:
 
 
 def standard() -> Mapping[str, tuple[Any, ...]]:
-    """Language blocks of the presets: of `upw-120m` with 4 drawn pixels a window at 224 px, and of `tiny`."""
+    """Language blocks of the presets: of `upw-120m` with 4 query pixels a window at 224 px, and of `tiny`."""
     return {
         "upw-120m bfloat16": _case(1, 196 * 4, 199, 12, 6, 64, mx.bfloat16),
         "upw-120m float32": _case(1, 196 * 4, 199, 12, 6, 64, mx.float32),

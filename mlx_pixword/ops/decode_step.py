@@ -1,7 +1,7 @@
 """One row of each sequence through all layers of a block: on a GPU in one launch, where a layer takes fifteen.
 
-N  rows             A  layers        D  hidden size    F  feed-forward width    J  places of keys and values
-H  query heads      G  key heads     d  head size      E  (H + 2 G) d
+B  rows             A  layers        D  hidden size    F  feed-forward width    J  keys that a token sees, at most
+H  query heads      G  key heads     d  head size      E  numbers of all heads, (H + 2 G) d
 """
 
 from collections.abc import Hashable, Mapping
@@ -26,25 +26,25 @@ class Shape(NamedTuple):
     eps: float
 
 
-def decode_rows(
+def decode_step(
     state: mx.array, qkv: mx.array, out: mx.array, gate_up: mx.array, down: mx.array, keys: mx.array,
     values: mx.array, angles: mx.array, bias: mx.array | None, count: int, shape: Shape,
 ) -> tuple[mx.array, mx.array, mx.array]:  # fmt: skip
-    """Pre-norm Llama layers, one after the other, for the next place of each sequence; the layer of model.py.
+    """Pre-norm Llama layers, one after the other, for the next place of each sequence; `Layer` of model/layers.py.
 
     Args:
-        state: ``[N, D]``.
+        state: ``[B, D]``.
         qkv, out, gate_up, down: ``[A, D, E]``, ``[A, H d, D]``, ``[A, D, 2 F]``, ``[A, F, D]``, the matrices of all
             layers, with the weights of norms folded in.
-        keys, values: ``[A, N, G, J, d]``, turned; the first ``count`` places are seen, and the row's own.
-        angles: float32 ``[N, d / 2, 2]``, cosine and sine of each pair at the row's place.
-        bias: float32 ``[N, J]``, added to scores, or None.
+        keys, values: ``[A, B, G, J, d]``, turned; the first ``count`` places are seen, and the row's own.
+        angles: float32 ``[B, d / 2, 2]``, cosine and sine of each pair at the row's place.
+        bias: float32 ``[B, J]``, added to scores, or None.
         shape: heads, whether queries and keys are normed, and the norms' epsilon.
 
     Returns:
-        the state after the last layer ``[N, D]``, and the row's keys and values ``[A, N, G, d]``.
+        the state after the last layer ``[B, D]``, and the row's keys and values ``[A, B, G, d]``.
     """
-    return dispatch(DECODE_ROWS, state, qkv, out, gate_up, down, keys, values, angles, bias, count, shape)
+    return dispatch(DECODE_STEP, state, qkv, out, gate_up, down, keys, values, angles, bias, count, shape)
 
 
 def reference(
@@ -55,10 +55,10 @@ def reference(
     rows, groups, size, heads = len(state), keys.shape[2], keys.shape[4], shape.heads
     own_keys, own_values = [], []
     for a in range(len(qkv)):
-        z = (mx.fast.rms_norm(state, None, shape.eps) @ qkv[a]).reshape(rows, -1, size)  # [N, H + 2 G, d]
+        z = (mx.fast.rms_norm(state, None, shape.eps) @ qkv[a]).reshape(rows, -1, size)  # [B, H + 2 G, d]
         qk, v = z[:, : heads + groups], z[:, heads + groups :]
         qk = _turn(mx.fast.rms_norm(qk, None, shape.eps) if shape.qk_norm else qk, angles)
-        q, k = qk[:, :heads, None], qk[:, heads:]  # [N, H, 1, d], [N, G, d]
+        q, k = qk[:, :heads, None], qk[:, heads:]  # [B, H, 1, d], [B, G, d]
         own_keys.append(k)
         own_values.append(v)
         seen = [mx.concatenate([cache[a, :, :, :count], own[:, :, None]], axis=2)
@@ -74,7 +74,7 @@ def reference(
 
 
 def _turn(x: mx.array, angles: mx.array) -> mx.array:
-    """RoPE of ``[N, n, d]`` by ``[N, d / 2, 2]``."""
+    """RoPE of ``[B, n, d]`` by ``[B, d / 2, 2]``."""
     pairs, (cos, sin) = x.reshape(*x.shape[:2], -1, 2), (angles[:, None, :, 0], angles[:, None, :, 1])
     even, odd = pairs[..., 0], pairs[..., 1]
     return mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
@@ -84,13 +84,13 @@ def launch(
     state: mx.array, qkv: mx.array, out: mx.array, gate_up: mx.array, down: mx.array, keys: mx.array,
     values: mx.array, angles: mx.array, bias: mx.array | None, count: int, shape: Shape,
 ) -> tuple[mx.array, mx.array, mx.array]:  # fmt: skip
-    """The same by ``metal/decode_rows.metal``."""
+    """The same by ``metal/decode_step.metal``."""
     layers, rows, groups, _, size = keys.shape
     inputs = {"state": state, "qkv": qkv, "out": out, "gate_up": gate_up, "down": down, "keys": keys, "values": values}
     inputs |= {"angles": angles, "eps": mx.array([shape.eps]), "count": mx.array([count])}
     inputs |= {} if bias is None else {"bias": bias}
     kernel = build_kernel(
-        "decode_rows", tuple(inputs), ("next", "new_keys", "new_values"), () if bias is None else ("BIAS",)
+        "decode_step", tuple(inputs), ("next", "new_keys", "new_values"), () if bias is None else ("BIAS",)
     )
     own = (layers, rows, groups, size)
     sizes = {"D": state.shape[1], "H": shape.heads, "G": groups, "S": size, "F": down.shape[1]}
@@ -155,8 +155,8 @@ def _case(
     return example(*arrays, None, places - 1, Shape(heads, True, 1e-5))
 
 
-DECODE_ROWS = Kernel(
-    "decode_rows",
+DECODE_STEP = Kernel(
+    "decode_step",
     reference=reference,
     metal=launch,
     example=example,

@@ -1,7 +1,7 @@
 """Folding into windows, and back, for images that are arrays of MLX: one launch each on a Mac.
 
 f  fold factor    K  pix tokens, and the padding token    w  window side    P  pixels a window, w * w
-N  windows of an image    H, W  its height and width in pixels
+N  windows of an image
 """
 
 from collections.abc import Hashable
@@ -25,7 +25,7 @@ def fold_windows(rgb: mx.array, fold_factor: int, window_size: int) -> mx.array:
     """Fold an image into windows of pix tokens: `colors.fold_colors` and `windows.to_windows` in one.
 
     Args:
-        rgb: uint8 ``[H, W, 3]``.
+        rgb: uint8 ``[height, width, 3]``.
         fold_factor: ``f``, a power of two in 1..256.
         window_size: ``w``, pixels.
 
@@ -33,7 +33,7 @@ def fold_windows(rgb: mx.array, fold_factor: int, window_size: int) -> mx.array:
         int32 ``[N, P]``, in each window its valid pixels first and then padding, ``K``.
 
     Raises:
-        PixWordError: not uint8 ``[H, W, 3]``, no pixel, too many, or a bad fold factor or window size.
+        PixWordError: not uint8 ``[height, width, 3]``, no pixel, too many, or a bad fold factor or window size.
     """
     if rgb.dtype != mx.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise PixWordError(f"an image must be uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
@@ -48,12 +48,12 @@ def unfold_windows(windows: mx.array, height: int, width: int, fold_factor: int,
     Args:
         windows: int32 ``[N, P]``, ``0 <= t < K`` for valid pixels; padding is not read. The range is not checked, as
             that would wait for the device.
-        height, width: ``H`` and ``W``, pixels.
+        height, width: of the image, pixels.
         fold_factor: ``f``, a power of two in 1..256.
         window_size: ``w``, pixels.
 
     Returns:
-        uint8 ``[H, W, 3]``, the colours at the centres of their bins.
+        uint8 ``[height, width, 3]``, the colours at the centres of their bins.
 
     Raises:
         PixWordError: windows of another shape or type than the image's, or a bad size, fold factor or window size.
@@ -109,7 +109,7 @@ def _fold_example(rgb: mx.array, fold_factor: int, window_size: int) -> tuple[An
 
 @lru_cache(maxsize=64)
 def _sources(height: int, width: int, window_size: int) -> np.ndarray:
-    """Flat index of the pixel at each place of window order, ``[N, P]``; ``H W`` at padding."""
+    """Flat index of the pixel at each place of window order, ``[N, P]``; ``height * width`` at padding."""
     order, lengths = window_order(height, width, window_size)
     sources = np.full((len(lengths), window_size**2), height * width, np.int32)
     sources[valid_pixels(lengths, window_size)] = order
@@ -120,7 +120,7 @@ def _sources(height: int, width: int, window_size: int) -> np.ndarray:
 
 
 def _unfold_reference(windows: mx.array, height: int, width: int, fold_factor: int, window_size: int) -> mx.array:
-    tokens = windows.reshape(-1)[mx.array(_places(height, width, window_size))]  # [H, W]
+    tokens = windows.reshape(-1)[mx.array(_places(height, width, window_size))]  # [height, width]
     bits = _bits(fold_factor)
     levels = mx.right_shift(tokens[..., None], mx.array([0, 8 - bits, 16 - 2 * bits])) & (num_levels(fold_factor) - 1)
     return (mx.left_shift(levels, mx.array(bits)) + (fold_factor - 1) // 2).astype(mx.uint8)
@@ -144,7 +144,7 @@ def _unfold_example(windows: mx.array, height: int, width: int, fold_factor: int
 
 @lru_cache(maxsize=64)
 def _places(height: int, width: int, window_size: int) -> np.ndarray:
-    """Flat place in window order of each pixel, ``[H, W]``."""
+    """Flat place in window order of each pixel, ``[height, width]``."""
     order, lengths = window_order(height, width, window_size)
     places = np.empty(height * width, np.int32)
     places[order] = np.flatnonzero(valid_pixels(lengths, window_size))

@@ -1,6 +1,6 @@
 """Rotary positions: tables computed in float64, rotation of interleaved pairs in float32.
 
-L  positions    d  head size
+L  elements of a row    d  head size
 """
 
 from functools import lru_cache

@@ -1,6 +1,6 @@
 """The attention kernels: queries that see a span of keys each, and perhaps a key of their own.
 
-B  rows    Q  queries a row    L  keys a row    H  query heads    G  key heads    d  head size
+B  rows    Q  query pixels a row    L  elements of a row, as keys    H  query heads    G  key heads    d  head size
 
 `window_attention` and `conditional_attention` are these kernels with spans of their kind, and say what they compute.
 """

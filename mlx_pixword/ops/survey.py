@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .conditional_attention import CONDITIONAL_ATTENTION
-from .decode_step import DECODE_ROWS
+from .decode_step import DECODE_STEP
 from .dispatch.choose import Decision, Kernel, available, mode
 from .dispatch.trial import examine
 from .fold import FOLD, UNFOLD
 from .window_attention import WINDOW_ATTENTION
 
-KERNELS: tuple[Kernel, ...] = (FOLD, UNFOLD, WINDOW_ATTENTION, CONDITIONAL_ATTENTION, DECODE_ROWS)
+KERNELS: tuple[Kernel, ...] = (FOLD, UNFOLD, WINDOW_ATTENTION, CONDITIONAL_ATTENTION, DECODE_STEP)
 
 
 @dataclass(frozen=True)

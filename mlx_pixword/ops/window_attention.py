@@ -1,6 +1,7 @@
 """Causal attention inside windows, with RoPE: no pixel sees another window.
 
-U  windows    P  pixels a window    R  pixels that are read out    H  query heads    G  key heads    d  head size
+U  distinct windows    P  pixels a window    R  pixels that are read out of a window
+H  query heads    G  key heads    d  head size
 """
 
 from collections.abc import Hashable, Mapping

@@ -1,7 +1,7 @@
 """Colour folding: an RGB colour becomes one pix token, and back.
 
 f  fold factor, a power of two in 1..256        C  levels a channel, 256 / f
-K  pix tokens, C**3; the id K itself is padding  V  words; pix token t has the unified id V + t
+K  pix tokens, C**3; the id K itself is padding    V  words; pix token t has the unified id V + t
 """
 
 from typing import TypeVar

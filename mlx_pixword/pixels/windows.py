@@ -1,7 +1,7 @@
 """Windows: which pixels of an image belong together, and in which order. Pure functions on NumPy arrays.
 
 S  image size, the longer side at most      w  window side       P  pixels a window, w * w
-N  windows of an image                      h, w  height and width in pixels
+N  windows of an image
 """
 
 from functools import lru_cache
@@ -40,7 +40,7 @@ def fit_size(height: int, width: int, image_size: int) -> tuple[int, int]:
 
 
 def num_windows(height: int, width: int, window_size: int) -> int:
-    """Windows that hold at least one valid pixel, ``ceil(h / w) * ceil(w / w)``."""
+    """Windows that hold at least one valid pixel, ``ceil(height / w) * ceil(width / w)``."""
     return -(-height // window_size) * -(-width // window_size)
 
 
@@ -49,12 +49,12 @@ def window_order(height: int, width: int, window_size: int) -> tuple[np.ndarray,
     """Window order of an image's pixels: windows row-major, pixels row-major inside a window.
 
     Returns:
-        ``order`` int32 ``[h * w]``, the flat pixel index at each place of window order, and ``lengths`` int32
+        ``order`` int32 ``[height * width]``, the flat pixel index at each place of window order, and ``lengths`` int32
         ``[N]``, the valid pixels of each window (fewer than ``P`` only at the right and bottom edges).
         Both are cached and read-only.
     """
     columns = -(-width // window_size)
-    window = (np.arange(height) // window_size)[:, None] * columns + np.arange(width) // window_size  # [h, w]
+    window = (np.arange(height) // window_size)[:, None] * columns + np.arange(width) // window_size  # [height, width]
     order = np.argsort(window.ravel(), kind="stable").astype(
         np.int32
     )  # stable: row-major order survives inside a window
@@ -72,7 +72,7 @@ def to_windows(tokens: np.ndarray, window_size: int, padding: int) -> tuple[np.n
     """Cut an image of pix tokens into windows.
 
     Args:
-        tokens: int ``[h, w]``.
+        tokens: int ``[height, width]``.
         window_size: ``w``, pixels.
         padding: the padding pix token, ``K``.
 
@@ -88,7 +88,7 @@ def to_windows(tokens: np.ndarray, window_size: int, padding: int) -> tuple[np.n
 
 
 def from_windows(windows: np.ndarray, height: int, width: int, window_size: int) -> np.ndarray:
-    """Put windows back together: the inverse of ``to_windows``, int ``[N, P]`` to ``[h, w]``."""
+    """Put windows back together: the inverse of ``to_windows``, int ``[N, P]`` to ``[height, width]``."""
     order, lengths = window_order(height, width, window_size)
     if windows.shape != (len(lengths), window_size**2):
         raise PixWordError(

@@ -1,8 +1,8 @@
 """What a model costs, counted from its shape: parameters, attention pairs and floating-point operations.
 
-B  rows    L  elements a row    U  windows of all rows    P  pixels a window    R  pixels of a window that are read out
-Q  drawn pixels a row    D  hidden size    H, G  query and key heads    d  head size    M  feed-forward width
-V, K  word and pix tokens    T  valid pixels and N windows of an image
+B  rows    L  elements of a row    U  distinct windows    P  pixels a window    R  pixels that are read out of a window
+Q  query pixels a row    D  hidden size    H  query heads, G  key heads    d  head size    F  feed-forward width
+V  words, K  pix tokens    T  valid pixels of an image    N  windows of an image
 
 Operations are those of matrix products and attention, two a multiply-add, on windows and rows as the program pads them;
 causal attention counts half of its square, as a flash kernel computes it. Repeated windows are not taken off.
@@ -42,7 +42,7 @@ class Flops(NamedTuple):
 
     image_block: int
     language_block: int
-    drawn_pixels: int
+    query_pixels: int
     head: int
 
 
@@ -61,8 +61,8 @@ def image_load(
             f"a {width}x{height} image takes {windows + 3} elements and max_seq_len {args.max_seq_len} leaves room for "
             f"{max(0, args.max_seq_len - windows - 3)} words, got {words}; raise max_seq_len or take fewer words"
         )
-    drawn = min(pixel_queries, args.window_size**2 - 1)
-    return Load(rows, windows + 3 + words, rows * windows, 1 + drawn, windows * drawn, chunk, recompute)
+    queries = min(pixel_queries, args.window_size**2 - 1)
+    return Load(rows, windows + 3 + words, rows * windows, 1 + queries, windows * queries, chunk, recompute)
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
@@ -77,9 +77,9 @@ def attention_pairs(args: ModelArgs, height: int, width: int, pixel_queries: int
     ``sum P_n^2 / 2 + N^2 / 2 + sum m_n n`` and ``T^2 / 2``: the table of docs/model.md, exact at ragged edges.
     """
     lengths = window_order(height, width, args.window_size)[1].tolist()
-    drawn = sum(min(pixel_queries, length - 1) * n for n, length in enumerate(lengths))
+    queries = sum(min(pixel_queries, length - 1) * n for n, length in enumerate(lengths))
     local = sum(length**2 for length in lengths) + len(lengths) ** 2
-    return local // 2 + drawn, (height * width) ** 2 // 2
+    return local // 2 + queries, (height * width) ** 2 // 2
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _element_flops(args: ModelArgs, load: Load) -> tuple[int, int]:
 
 
 def _query_flops(args: ModelArgs, load: Load) -> tuple[int, int]:
-    """The same for drawn pixels: masked, not causal, so against every element and themselves."""
+    """The same for query pixels: masked, not causal, so against every element and themselves."""
     rows = load.rows * load.queries
     attention = 4 * args.hidden_size * rows * (load.elements + 1)
     return _project(args, rows, rows) + attention + _after_attention(args, rows), _down(args, rows)

@@ -33,7 +33,7 @@ class PlanArgs:
     images: int = setting(1_000_000, "images that a training run sees")
     image_size: int | None = setting(None, "side of the square images, instead of the preset's")
     max_seq_len: int | None = setting(None, "elements of the longest sequence, instead of the preset's")
-    pixel_queries: int | None = setting(None, "pixels drawn a window in training, instead of the preset's")
+    pixel_queries: int | None = setting(None, "query pixels a window in training, instead of the preset's")
     words: int = setting(0, "words of text that go with an image")
     draw_size: str | None = setting(None, "size of the drawn image in pixels (default: the image size)", metavar="WxH")
     efficiency: float = setting(0.4, "assumed fraction of the chip's peak operations that is reached")
@@ -111,7 +111,7 @@ def _counts(config: RunConfig, args: PlanArgs) -> Plan:
     return {
         "preset": config.preset, "chip": args.chip.lower(), "image_size": size, "pixels": size**2,
         "windows": load.windows // load.rows, "words": args.words, "elements": load.elements,
-        "drawn_pixels": load.queries,
+        "query_pixels": load.queries,
         "parameters": parameters(model), "model_bytes": 4 * parameters(model, stored=True),
         "attention_pairs": pairs, "full_attention_pairs": full, "forward_flops": sum(flops) / load.rows,
         **{f"{part}_flops": count / load.rows for part, count in flops._asdict().items()},

@@ -1,7 +1,7 @@
 """Bytes: what a model moves to and from memory, and what it holds there. Estimates, by counting tensors.
 
-B  rows    L  elements a row    U  windows    P  pixels a window    Q  drawn pixels a row    D  hidden size
-H, G  query and key heads    d  head size    M  feed-forward width    V, K  word and pix tokens
+B  rows    L  elements of a row    U  distinct windows    P  pixels a window    Q  query pixels a row    D  hidden size
+H  query heads, G  key heads    d  head size    F  feed-forward width    V  words, K  pix tokens
 
 Moved: the tensors that the operations of `model.Layer` read and write; norms and attention are one operation each, and
 nothing else is fused. Held: a formula fitted to the peaks of MLX's CPU build. No GPU has been measured.
@@ -14,9 +14,9 @@ from .chips import Work
 from .costs import Load, cached_keys, drawing_flops, muon_flops, training_flops
 
 SCORE_PASSES = 10  # over the scores of windows and rows in the backward pass; the forward pass keeps them on the chip
-CONDITIONAL_PASSES = 10  # over the float32 scores of drawn pixels, which no kernel fuses
+CONDITIONAL_PASSES = 10  # over the float32 scores of query pixels, which no kernel fuses
 LAYER_KERNELS = 50  # started by the forward pass of a layer
-ROW_KERNELS = 15  # started by a layer for rows, see rows.py
+TOKEN_STEP_KERNELS = 15  # started by a layer for one token step, see inference/token_layers.py
 PIXEL_KERNELS = 10  # started besides the layers to choose a pixel
 STEP_KERNELS = 100  # started by the optimiser for the weights of a layer
 
@@ -67,7 +67,7 @@ def drawing_work(args: ModelArgs, height: int, width: int, before: int, count: i
     weights = size * (layers * matrix_parameters(args) + args.num_pix * args.hidden_size)
     rows = layers * layer_bytes(args, 1, 1)
     caches = 2 * size * key_width(args) * (args.image_layers * local + args.num_layers * above)
-    kernels = pixels * (ROW_KERNELS * layers + PIXEL_KERNELS)
+    kernels = pixels * (TOKEN_STEP_KERNELS * layers + PIXEL_KERNELS)
     return Work(
         count * drawing_flops(args, height, width, before), pixels * (weights + count * rows) + count * caches, kernels
     )
@@ -125,19 +125,23 @@ def activations(args: ModelArgs, load: Load) -> int:
     Of chunks of windows one is held at a time, and its layers are not checkpointed.
     """
     size, pixels, chunked = args.hidden_size, args.window_size**2, load.chunks > 1
-    windows, rows, drawn = load.chunk if chunked else load.windows, load.rows * load.elements, load.rows * load.queries
+    windows, rows, queries = (
+        load.chunk if chunked else load.windows,
+        load.rows * load.elements,
+        load.rows * load.queries,
+    )
     image = _held(args, windows * pixels, pixels, args.image_layers - 1, load.recompute and not chunked)
     elements = _held(args, rows, load.elements, args.num_layers, load.recompute)
-    queries = _held(args, drawn, load.elements, args.num_layers, load.recompute)
-    masked = 4 * drawn * args.num_heads * load.elements  # scores, mask and shares of the conditional attention
-    kept, work = elements[0] + queries[0], elements[1] + queries[1] + masked
+    of_queries = _held(args, queries, load.elements, args.num_layers, load.recompute)
+    masked = 4 * queries * args.num_heads * load.elements  # scores, mask and shares of the conditional attention
+    kept, work = elements[0] + of_queries[0], elements[1] + of_queries[1] + masked
     held = (
         max(sum(image) + 12 * size * windows * pixels, kept + work)
         if chunked
         else image[0] + kept + max(image[1], work)
     )
     number = 4 if element_bytes(args) == 4 else 2.4  # a half type, and the float32 copies of norms and rotations
-    return int(number * held) + 8 * (rows + drawn) * (args.vocab_size + args.num_pix)  # logits and their gradients
+    return int(number * held) + 8 * (rows + queries) * (args.vocab_size + args.num_pix)  # logits and their gradients
 
 
 def _held(args: ModelArgs, rows: int, keys: int, layers: int, recompute: bool) -> tuple[int, int]:

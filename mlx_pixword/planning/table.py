@@ -4,21 +4,21 @@ from typing import Any
 
 from .chips import Chip
 
-Rows = list[tuple[str, str]]
-PARTS = ("image_block", "language_block", "drawn_pixels", "head")
+Lines = list[tuple[str, str]]
+PARTS = ("image_block", "language_block", "query_pixels", "head")
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 TIMES = (("years", 365.25 * 86400), ("days", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6))
 
 
-def table(result: dict[str, Any], chip: Chip) -> Rows:
-    """Rows of a result of `plan.plan`: an empty name continues the row above, an empty value makes a heading."""
+def table(result: dict[str, Any], chip: Chip) -> Lines:
+    """Lines of a result of `estimate.plan`: an empty name continues the line above, an empty value makes a heading."""
     return [
-        *_run_rows(result, chip), *_count_rows(result), *_memory_rows(result, chip), ("", ""), *_training_rows(result),
-        *_drawing_rows(result),
+        *_run_lines(result, chip), *_count_lines(result), *_memory_lines(result, chip), ("", ""),
+        *_training_lines(result), *_drawing_lines(result),
     ]  # fmt: skip
 
 
-def _run_rows(result: dict[str, Any], chip: Chip) -> Rows:
+def _run_lines(result: dict[str, Any], chip: Chip) -> Lines:
     side, images = result["image_size"], result["images_a_step"]
     saving = ", recomputing to save memory" if result["recomputes"] else ""
     return [
@@ -29,12 +29,12 @@ def _run_rows(result: dict[str, Any], chip: Chip) -> Rows:
             "sequence",
             f"{result['elements']:,} elements: {result['windows']:,} windows, 3 marks, {result['words']:,} words",
         ),
-        ("drawn pixels", f"{result['drawn_pixels']:,}"),
+        ("query pixels", f"{result['query_pixels']:,}"),
         ("a step", f"{images:,} image{'s' if images > 1 else ''}, {result['optimizer']}{saving}"),
     ]
 
 
-def _count_rows(result: dict[str, Any]) -> Rows:
+def _count_lines(result: dict[str, Any]) -> Lines:
     total, full, pairs = result["forward_flops"], result["full_attention_pairs"], result["attention_pairs"]
     shares = [f"{part.replace('_', ' ')} {result[f'{part}_flops'] / total:.1%}" for part in PARTS]
     return [
@@ -47,7 +47,7 @@ def _count_rows(result: dict[str, Any]) -> Rows:
     ]  # fmt: skip
 
 
-def _memory_rows(result: dict[str, Any], chip: Chip) -> Rows:
+def _memory_lines(result: dict[str, Any], chip: Chip) -> Lines:
     memory = result["memory"]
     held = [f"{part} {binary(memory[part])}" for part in ("weights", "gradients", "optimizer", "activations")]
     spared = f"; {binary(memory['without_recomputation'])} without recomputing" if result["recomputes"] else ""
@@ -59,7 +59,7 @@ def _memory_rows(result: dict[str, Any], chip: Chip) -> Rows:
     ]
 
 
-def _training_rows(result: dict[str, Any]) -> Rows:
+def _training_lines(result: dict[str, Any]) -> Lines:
     assumed, bound = result["assumed"], result["estimated_training_bound"]
     peak, bandwidth = f"{assumed['efficiency']:.0%}", f"{assumed['bandwidth_efficiency']:.0%}"
     return [
@@ -73,13 +73,13 @@ def _training_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
-def _drawing_rows(result: dict[str, Any]) -> Rows:
+def _drawing_lines(result: dict[str, Any]) -> Lines:
     rows, size = [], f"{result['draw_width']}x{result['draw_height']}"
     for drawing in result["estimated_drawing"]:
         count, speed = drawing["at_once"], two_digits(drawing["pixels_a_second"])
         text = f"estimated {speed} pixels/s, {duration(drawing['seconds'])} for {count} of {size}"
         rows.append((f"drawing, {count} at once", f"{text}, bound by {drawing['bound']}"))
-    noise = [] if result["drawn_pixels"] else [("", "trained without --pixel-queries, it would draw noise in windows")]
+    noise = [] if result["query_pixels"] else [("", "trained without --pixel-queries, it would draw noise in windows")]
     return rows + noise
 
 

@@ -8,7 +8,7 @@ Windows are independent of each other in the image block, and only their states 
 
 It is done by hand because in one graph MLX would hold what all chunks need, and a hundred thousand small operations.
 
-U  distinct windows    P  pixels a window    R  pixels of a window that are read out    D  hidden size
+U  distinct windows    P  pixels a window    R  pixels that are read out of a window    D  hidden size
 """
 
 from collections.abc import Callable, Sequence

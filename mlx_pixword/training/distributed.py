@@ -1,6 +1,7 @@
 """Several processes that train one model, on one machine or more, by MLX's own distributed engine.
 
-R  ranks    r  this one, 0 writes. Every rank plans all batches and computes its own: of ``R`` in a row, number ``r``.
+Rank 0 writes. Every rank plans all batches and computes its own: of as many as there are ranks, the one with its
+number.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ class Ranks:
     """The processes of a run; of size 1, every method gives back what it is given.
 
     Attributes:
-        rank, size: ``r`` and ``R``.
+        rank, size: number of this process, and how many there are.
         timeout: seconds that a rank waits for the others before it ends.
     """
 

@@ -1,6 +1,6 @@
 """Checkpoints of the authors' program (UPW): read, checked, and built into our model.
 
-V, K  word and pix tokens      D  hidden size      d  head size, D / H      G  key heads      F  feed-forward width
+V  words, K  pix tokens      D  hidden size      d  head size, D / H      G  key heads      F  feed-forward width
 
 Every size but the number of heads is read from the shapes of the weights. Source of the names: Llama's own program,
 which UPW (arXiv 2605.14028) extends by `imgblk.`.

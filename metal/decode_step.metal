@@ -1,10 +1,10 @@
 // One row of each sequence through all layers of a block, in one launch; see docs/kernels.md.
 //
-// state [N, D]   qkv [A, D, E]   out [A, H S, D]   gate_up [A, D, 2 F]   down [A, F, D]: matrices, norms folded in
-// keys, values [A, N, G, J, S], of which the first count[0] places are seen   bias float [N, J], with BIAS: of scores
-// angles float [N, S / 2, 2]: cosine and sine of the row's place   eps float [1]
-// next [N, D]    new_keys, new_values [A, N, G, S]: the row's own, which it sees as well
-// A layers, N rows, D hidden size, H query heads, G key heads, S head size, E = (H + 2 G) S, F feed-forward width, T type
+// state [B, D]   qkv [A, D, E]   out [A, H S, D]   gate_up [A, D, 2 F]   down [A, F, D]: matrices, norms folded in
+// keys, values [A, B, G, J, S], of which the first count[0] places are seen   bias float [B, J], with BIAS: of scores
+// angles float [B, S / 2, 2]: cosine and sine of the row's place   eps float [1]
+// next [B, D]    new_keys, new_values [A, B, G, S]: the row's own, which it sees as well
+// A layers, B rows, D hidden size, H query heads, G key heads, S head size, E = (H + 2 G) S, F feed-forward width, T type
 // A threadgroup takes one row. It keeps the state and all that follows from it in threadgroup memory, in float32.
 constexpr int THREADS = 32 * SIMDGROUPS;
 constexpr int E = (H + 2 * G) * S;
