@@ -139,15 +139,14 @@ def prepare_step(config: RunConfig) -> Any:
     import mlx.core as mx
 
     from mlx_pixword.model.batch import collate
-    from mlx_pixword.model.network import PixWordModel
     from mlx_pixword.training.device import prepare_streams
     from mlx_pixword.training.optimizer import make_optimizer
+    from mlx_pixword.training.setup import build_model
     from mlx_pixword.training.step import make_step
 
     prepare_streams(config.train)
     args, train = config.model, config.train
-    model, optimizer = PixWordModel(args), make_optimizer(train)
-    model.pixel_queries = train.pixel_queries
+    model, optimizer = build_model(args, train), make_optimizer(train)
     document = square_document(np.random.default_rng(0), args, args.image_size)
     sizes = args.vocab_size, args.num_pix, args.window_size
     batch = collate([[document]], *sizes, pixel_queries=train.pixel_queries)

@@ -40,7 +40,7 @@ def parse_command(argv: Sequence[str] | None) -> tuple[RunConfig, bool]:
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     file, print_only = given.pop("config", None), given.pop("print_config")
     values = (read_yaml(file) if file else {}) | given
-    return make_config(values, where="command line"), print_only  # read_yaml has checked the file by itself
+    return make_config(values, where="command line"), print_only
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from mlx_pixword.planning.costs import (
     muon_flops,
     training_flops,
 )
+from mlx_pixword.training.device import recompute_layers
 from mlx_pixword.training.step import _objective
 
 Build = Callable[..., PixWordModel]
@@ -192,6 +193,7 @@ def test_a_document_must_fit_the_sequence(small_model: Build) -> None:
 
 def products_of_a_step(model: PixWordModel, batch: Batch, path: Path, **options: Any) -> int:
     """Matrix products in the graph of the loss and its gradients; the model must be new, or its weights have graphs."""
+    recompute_layers(model, TrainArgs(**options))
     gradient = nn.value_and_grad(model, _objective(model, TrainArgs(**options)))
     (loss, _), grads = gradient(batch.arrays(), mx.array(1.0))
     return products(path, [loss, *dict(tree_flatten(grads)).values()])
@@ -206,9 +208,9 @@ def products(path: Path, arrays: list[mx.array]) -> int:
 def bare(small_model: Build, monkeypatch: pytest.MonkeyPatch) -> PixWordModel:
     """All projections take as long here: windows of one pixel, square matrices. Attention is replaced: no products."""
     for name in ("attention", "window_attention"):
-        monkeypatch.setattr(network, name, lambda q, k, v, *rest: q + mx.sum(k) + mx.sum(v))
-    for module in ("elementary", "kernels.attention"):  # polynomials use products of their own
-        monkeypatch.setattr(f"mlx_pixword.{module}.polynomials_pay", lambda *_: False)
+        monkeypatch.setattr(layers, name, lambda q, k, v, *rest: q + mx.sum(k) + mx.sum(v))
+    for module in ("exponentials", "attention"):  # polynomials use products of their own
+        monkeypatch.setattr(f"mlx_pixword.ops.{module}.polynomials_pay", lambda *_: False)
     changes = {"window_size": 1, "image_size": 4, "fold_factor": 16, "num_kv_heads": 4, "intermediate_size": 32}
     return small_model(**changes, image_layers=2, num_layers=3)
 
@@ -240,7 +242,7 @@ def test_a_chunk_computes_again_all_but_its_last_product(
 ) -> None:
     """The graph of one chunk's gradients holds its forward pass but the last product, and two products for each."""
     batch, block = batch_of(bare.args, rng, (4, 4)), bare.image_block
-    _objective(bare, TrainArgs(grad_checkpoint=recompute, window_chunk=8))
+    recompute_layers(bare, TrainArgs(grad_checkpoint=recompute, window_chunk=8))
     windows, reads = batch.windows[:8], batch.reads[:8]
     values, table = block.trainable_parameters(), block.table(False)
     mx.eval(table)

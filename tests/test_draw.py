@@ -9,7 +9,7 @@ import pytest
 
 import mlx_pixword as pw
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.inference import draw as module
+from mlx_pixword.inference import pixel_sampler
 from mlx_pixword.inference.draw import DRAW, UNDRAWN, draw, generate_image, generate_images
 from mlx_pixword.inference.growing_images import GrowingImages
 from mlx_pixword.inputs.processor import Processor
@@ -155,7 +155,7 @@ def test_noise_made_ahead_is_that_of_each_pixel(
     sharp: PixWordModel, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     expected = tokens(sharp, "", (5, 9), 2, seed=3)
-    monkeypatch.setattr(module, "NOISE", most)
+    monkeypatch.setattr(pixel_sampler, "NOISE", most)
     assert (tokens(sharp, "", (5, 9), 2, seed=3) == expected).all()
 
 

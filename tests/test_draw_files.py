@@ -20,8 +20,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def model_folder(small_model: Build, tmp_path: Path) -> Path:
     tokenizer = train_tokenizer(["red", "green"], 300)
-    model = small_model(vocab_size=tokenizer.vocab_size)
-    model.pixel_queries = 4
+    model = PixWordModel(small_model(vocab_size=tokenizer.vocab_size).args, pixel_queries=4)
     return pw.save_model(model, tokenizer, tmp_path / "model")
 
 

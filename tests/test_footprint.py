@@ -106,10 +106,11 @@ MEASURE = """
 import json, sys
 import mlx_pixword, mlx.core as mx, mlx.nn as nn, numpy as np
 from mlx.utils import tree_flatten
-from mlx_pixword import elementary
+from mlx_pixword.ops import attention, exponentials
+from mlx_pixword.training.device import recompute_layers
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import BOS, END_IMAGE, IMAGE, collate, make_document
-from mlx_pixword.kernels import attention
+from mlx_pixword.model.batch import collate
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, make_document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.training.chunked_gradient import make_chunked_gradient
@@ -117,7 +118,7 @@ from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.training.step import _objective
 
 mx.set_default_device(mx.cpu)
-elementary.polynomials_pay = attention.polynomials_pay = lambda *_: False  # MLX's own operations, as on a GPU
+exponentials.polynomials_pay = attention.polynomials_pay = lambda *_: False  # MLX's own operations, as on a GPU
 for changes, queries, options in json.loads(sys.argv[1]):
     args = ModelArgs(**changes)
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -126,6 +127,7 @@ for changes, queries, options in json.loads(sys.argv[1]):
     model = PixWordModel(args)
     mx.eval(model.parameters(), batch.arrays())
     settings = TrainArgs(**options)
+    recompute_layers(model, settings)
     gradient = nn.value_and_grad(model, _objective(model, settings))
     if settings.window_chunk:
         gradient = make_chunked_gradient(

@@ -21,8 +21,8 @@ from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.batch import Batch, collate
 from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.training import device as device_module
 from mlx_pixword.training import loss_scale, trainer
-from mlx_pixword.training import step as step_module
 from mlx_pixword.training.checkpoint import read_checkpoint
 from mlx_pixword.training.device import bound_cache
 from mlx_pixword.training.loss_scale import LossScale, names_of, some_of
@@ -189,8 +189,8 @@ def test_memory_is_told(tmp_path: Path) -> None:
 
 def test_what_mlx_keeps_is_bounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []
-    monkeypatch.setattr(step_module.mx, "set_cache_limit", limits.append)
+    monkeypatch.setattr(device_module.mx, "set_cache_limit", limits.append)
     bound_cache(TrainArgs(free_memory_gb=0.5))
-    monkeypatch.setattr(step_module.mx, "default_device", lambda: mx.Device(mx.gpu, 0))
+    monkeypatch.setattr(device_module.mx, "default_device", lambda: mx.Device(mx.gpu, 0))
     bound_cache(TrainArgs(free_memory_gb=0.5))
     assert limits == [500_000_000]

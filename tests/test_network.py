@@ -16,11 +16,11 @@ from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.batch import Batch, collate
 from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, NO_TARGET, Document, make_document
+from mlx_pixword.model.layers import Linear, checkpoint_layers
 from mlx_pixword.model.losses import boundary_sums, weighted_loss
 from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.ops.rotary import rotary_table, rotate
 from mlx_pixword.pixels.colors import color_features
-from mlx_pixword.training.step import checkpoint_layers
 
 Build = Callable[..., PixWordModel]
 SIZES = [(9, 13), (4, 4), (1, 1), (16, 7)]  # ragged, one window, one pixel, ragged
@@ -299,3 +299,30 @@ def test_presets_have_the_papers_sizes() -> None:
     for preset, millions in (("upw-120m", 126.7), ("upw-170m", 161.6)):
         model = PixWordModel(make_config({"preset": preset}).model)
         assert round(num_parameters(model) / 1e6, 1) == millions
+
+
+# --- layers as the ecosystem's tools see them -------------------------------------------------------------------------
+
+
+def test_quantize_finds_every_projection(small_model: Build) -> None:
+    model = small_model(
+        hidden_size=64, num_heads=4, num_kv_heads=2, intermediate_size=128, num_layers=3, image_layers=2
+    )
+    nn.quantize(model, group_size=32, bits=8)
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.QuantizedLinear)]
+    assert len(found) == (3 + 2) * 7 and all(name.endswith("_proj") for name in found)
+
+
+def test_lora_finds_the_language_blocks_projections(small_model: Build) -> None:
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    model = small_model(num_layers=3, image_layers=2)
+    linear_to_lora_layers(model, 2, {"rank": 4, "scale": 2.0, "dropout": 0.0})
+    found = [name for name, module in model.named_modules() if "lora_a" in module]
+    assert len(found) == 2 * 7 and {name.split(".")[1] for name in found} == {"1", "2"}  # the last two layers
+
+
+def test_a_projection_computes_in_the_type_of_its_input() -> None:
+    layer = Linear(8, 4)
+    assert layer.weight.dtype == mx.float32 and "bias" not in layer
+    assert layer(mx.ones((2, 8), mx.bfloat16)).dtype == mx.bfloat16

@@ -308,7 +308,7 @@ def test_bad_configurations_are_refused(tmp_path: Path, values: dict[str, Any], 
         make_config(values)
     file = write(tmp_path / "run.yaml", yaml.safe_dump(values))
     with pytest.raises(PixWordError, match=message) as caught:
-        read_yaml(file)
+        make_config(read_yaml(file))
     assert "\n" not in str(caught.value)
 
 

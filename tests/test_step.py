@@ -16,7 +16,8 @@ from mlx_pixword.data.skips import SkipLog
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.batch import Batch, collate
 from mlx_pixword.model.network import PixWordModel
-from mlx_pixword.training import step as step_module
+from mlx_pixword.training import device as device_module
+from mlx_pixword.training.device import recompute_layers
 from mlx_pixword.training.optimizer import is_hidden_matrix, make_optimizer, make_schedule, zero_output_projections
 from mlx_pixword.training.step import make_step
 
@@ -37,6 +38,7 @@ def trained(build: Build, split: int = 1, steps: int = 3, **settings: Any) -> tu
     mx.random.seed(1)
     model = build(vocab_size=TOKENIZER.vocab_size)
     args = TrainArgs(**{"steps": 10, "optimizer": "muon", "accumulate": split} | settings)
+    recompute_layers(model, args)
     optimizer = make_optimizer(args)
     step, losses = make_step(model, optimizer, args), []
     for _ in range(steps):
@@ -63,8 +65,8 @@ def test_how_a_step_is_computed_changes_nothing(small_model: Build, split: int, 
 def test_compilation_without_a_compiler_falls_back_with_a_notice(
     small_model: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(step_module.shutil, "which", lambda _: None)
-    monkeypatch.setattr(step_module.sys, "platform", "linux")
+    monkeypatch.setattr(device_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(device_module.sys, "platform", "linux")
     _, losses = trained(small_model, steps=1, compile="on")
     assert np.isfinite(losses).all()
     assert capsys.readouterr().err.count("needs g++") == 1
@@ -134,8 +136,8 @@ def test_muon_takes_the_hidden_matrices_and_nothing_else(small_model: Build) -> 
 def test_batches_are_padded_only_where_a_step_is_compiled_for_their_size(
     compile_: str, device: mx.DeviceType, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_module.mx, "default_device", lambda: mx.Device(device, 0))
-    assert step_module.takes_any_size(TrainArgs(compile=compile_)) == expected
+    monkeypatch.setattr(device_module.mx, "default_device", lambda: mx.Device(device, 0))
+    assert device_module.takes_any_size(TrainArgs(compile=compile_)) == expected
 
 
 def test_micro_batches_beyond_the_streams_are_not_held_at_once(small_model: Build) -> None:

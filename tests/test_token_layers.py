@@ -1,15 +1,17 @@
-"""Layers for rows: the function of `Layer`, whatever the shape, the type and the operations."""
+"""Layers for token steps: the function of `Layer`, whatever the shape, the type and the operations."""
 
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inference.token_layers import Matrices, TokenLayers, lay_out, turns
 from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
-from mlx_pixword.model.layers import Layer
+from mlx_pixword.model.layers import Layer, plain_weight
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.ops.rotary import rotary_table
 
@@ -109,3 +111,28 @@ def test_large_gates_overflow_to_nothing(small_model: Build) -> None:
         found = rows._swiglu(np.array([[-1000.0, 1000.0, 0.5, 2.0, 3.0, 4.0]], np.float32))
     expected = [0, 3000, 0.5 / (1 + np.exp(-0.5)) * 4]
     assert found[0].tolist() == pytest.approx(expected)
+
+
+def test_a_quantised_layer_is_laid_out_dequantised(small_model: Build) -> None:
+    model = small_model(hidden_size=64, num_heads=4, num_kv_heads=2, intermediate_size=128)
+    expected = lay_out(model.layers[0], mx.float32)
+    nn.quantize(model, group_size=32, bits=8)
+    for found, wanted in zip(lay_out(model.layers[0], mx.float32), expected, strict=True):
+        step = 2 * float(mx.abs(wanted).max()) / 255  # of a group, at most
+        assert 0 < float(mx.abs(found - wanted).max()) < step
+
+
+def test_a_lora_layer_is_laid_out_as_its_sum(small_model: Build) -> None:
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    model = small_model()
+    linear_to_lora_layers(model, 1, {"rank": 4, "scale": 3.0, "dropout": 0.0})
+    adapted = model.layers[-1].attention.o_proj
+    adapted.lora_b = mx.random.normal(adapted.lora_b.shape)
+    x = mx.random.normal((5, adapted.lora_a.shape[0]))
+    assert mx.allclose(adapted(x), x @ lay_out(model.layers[-1], mx.float32).out, atol=1e-5)
+
+
+def test_a_layer_without_a_single_matrix_is_refused() -> None:
+    with pytest.raises(PixWordError, match="Embedding cannot be used one token at a time"):
+        plain_weight(nn.Embedding(3, 4))

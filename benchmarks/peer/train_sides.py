@@ -47,7 +47,7 @@ def ours(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any], pla
 
     from mlx_pixword.model.losses import weighted_loss
     from mlx_pixword.model.network import PixWordModel
-    from mlx_pixword.training.device import prepare_streams
+    from mlx_pixword.training.device import prepare_streams, recompute_layers
     from mlx_pixword.training.optimizer import make_optimizer
     from mlx_pixword.training.step import make_step
 
@@ -56,11 +56,11 @@ def ours(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any], pla
             return super().window_states(batch, exact_savings=False)
 
     prepare_streams(job.train)
-    model = Plain(job.model) if plain else PixWordModel(job.model)
+    model = (Plain if plain else PixWordModel)(job.model, job.train.pixel_queries)
+    recompute_layers(model, job.train)
     model.load_weights([(name, mx.array(weight)) for name, weight in weights.items()])
     batches = mlx_batches(job)
     mx.eval(model.parameters(), [batch.arrays() for step in batches for batch in step])
-    model.pixel_queries = job.train.pixel_queries
     optimizer = make_optimizer(job.train)
     update, train = make_step(model, optimizer, job.train), job.train
     side = Side(job)

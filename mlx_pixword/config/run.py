@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..common.errors import PixWordError
-from ..common.settings import build, shown
+from ..common.settings import build, convert, shown
 from ..model.args import ModelArgs
 from .data import DataArgs
 from .train import TrainArgs
@@ -16,6 +16,7 @@ from .train import TrainArgs
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
 _PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "eval_documents": 64}
 
+PARTS = (ModelArgs, DataArgs, TrainArgs)
 MAX_YAML = 2**16  # bytes; all settings together take about a thousand
 MAX_DEPTH = 8
 
@@ -52,20 +53,26 @@ class RunConfig:
 
 def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig:
     """A configuration from flat values over their preset; unknown keys and bad values raise `PixWordError`."""
+    check_values(values, where)
     preset = values.get("preset", "tiny")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise PixWordError(f"{where}: preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
-    merged = {**PRESETS[preset], **{k: v for k, v in values.items() if k != "preset"}}
+    merged = {**PRESETS[preset], **values}
     parts: list[Any] = []
-    for cls in (ModelArgs, DataArgs, TrainArgs):
-        names = {f.name for f in fields(cls)}
-        parts.append(build(cls, {k: merged.pop(k) for k in list(merged) if k in names}, where))
-    if merged:
-        known = sorted(f.name for cls in (ModelArgs, DataArgs, TrainArgs) for f in fields(cls))
-        raise PixWordError(
-            f"{where}: unknown key {shown(sorted(merged)[0])}; known keys are preset, {', '.join(known)}"
-        )
+    for cls in PARTS:
+        parts.append(build(cls, {f.name: merged[f.name] for f in fields(cls) if f.name in merged}, where))
     return RunConfig(preset, *parts)
+
+
+def check_values(values: Mapping[str, Any], where: str) -> None:
+    """Raise `PixWordError` for an unknown preset or key, or a value of a wrong type, each looked at by itself."""
+    if (preset := values.get("preset", "tiny")) not in list(PRESETS):
+        raise PixWordError(f"{where}: preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
+    known = {f.name: f for cls in PARTS for f in fields(cls)}
+    if unknown := sorted(set(values) - set(known) - {"preset"}):
+        names = ", ".join(sorted(known))
+        raise PixWordError(f"{where}: unknown key {shown(unknown[0])}; known keys are preset, {names}")
+    for name, value in values.items():
+        if name != "preset":
+            convert(known[name], value, where)
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,7 +101,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Flat values of a YAML file; raises `PixWordError` with the file's name."""
+    """Flat values of a YAML file, each checked by itself; raises `PixWordError` with the file's name."""
     try:
         if (size := path.stat().st_size) > MAX_YAML:
             raise PixWordError(f"--config {path} has {size:,} bytes, a configuration has at most {MAX_YAML:,}")
@@ -105,7 +112,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise PixWordError(f"--config {path} is not YAML: {_shortened(error)}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise PixWordError(f"--config {path} must hold names and values, got {type(values).__name__}")
-    make_config(values, where=str(path))
+    check_values(values, where=str(path))
     return values
 
 

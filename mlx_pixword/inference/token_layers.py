@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..model.args import ModelArgs
-from ..model.layers import Layer
+from ..model.layers import Layer, plain_weight
 from ..ops.exponentials import swiglu
 from ..ops.rotary import rotary_table
 
@@ -36,10 +36,10 @@ def lay_out(layer: Layer, dtype: mx.Dtype) -> Matrices:
     """The matrices of a layer in the compute type."""
     a, f = layer.attention, layer.ffn
     return Matrices(
-        side_by_side([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype, layer.attention_norm),
-        side_by_side([a.o_proj.weight], dtype),
-        side_by_side([f.gate_proj.weight, f.up_proj.weight], dtype, layer.ffn_norm),
-        side_by_side([f.down_proj.weight], dtype),
+        side_by_side([plain_weight(w) for w in (a.q_proj, a.k_proj, a.v_proj)], dtype, layer.attention_norm),
+        side_by_side([plain_weight(a.o_proj)], dtype),
+        side_by_side([plain_weight(f.gate_proj), plain_weight(f.up_proj)], dtype, layer.ffn_norm),
+        side_by_side([plain_weight(f.down_proj)], dtype),
     )
 
 

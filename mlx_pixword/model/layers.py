@@ -5,12 +5,13 @@ U  distinct windows            P  pixels a window, w * w                 R  pixe
 H  query heads, G  key heads   d  head size, D / H                       Q  query pixels a row
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..common.errors import PixWordError
 from ..ops.attention import attention
 from ..ops.conditional_attention import conditional_attention
 from ..ops.exponentials import swiglu
@@ -19,16 +20,38 @@ from ..ops.window_attention import window_attention
 from .args import ModelArgs
 
 
-class Linear(nn.Module):
-    """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``."""
+class Linear(nn.Linear):
+    """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``.
+
+    It is MLX's own layer, so that `nn.quantize` and mlx-lm's LoRA find and replace it. Only the type differs: training
+    needs a float32 master weight, and MLX's layer would then compute in float32 whatever the type of ``x``.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = inputs**-0.5
-        self.weight = mx.random.uniform(-bound, bound, (outputs, inputs))
+        super().__init__(inputs, outputs, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         return x @ self.weight.astype(x.dtype).T
+
+
+def plain_weight(linear: nn.Module) -> mx.array:
+    """The matrix ``[outputs, inputs]`` that a linear layer multiplies with, whatever form it is kept in.
+
+    A quantised layer is dequantised; of mlx-lm's `LoRALinear` it is the sum ``W + scale (A B)^T``.
+
+    Raises:
+        PixWordError: a layer of another kind, which has no single matrix.
+    """
+    if isinstance(linear, nn.QuantizedLinear):
+        return mx.dequantize(
+            linear.weight, linear.scales, linear.get("biases"), linear.group_size, linear.bits, linear.mode
+        )
+    if "lora_a" in linear and "linear" in linear and "m" not in linear:
+        update = (linear.scale * linear.lora_b.T) @ linear.lora_a.T
+        return plain_weight(linear.linear) + update
+    if not isinstance(linear, nn.Linear):
+        raise PixWordError(f"{type(linear).__name__} cannot be used one token at a time; fuse it into its layer first")
+    return linear.weight
 
 
 class Attention(nn.Module):
@@ -164,6 +187,12 @@ class Layer(nn.Module):
 
     def _recomputed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return nn.utils.checkpoint(self, function) if self.recompute else function
+
+
+def checkpoint_layers(layers: Sequence[Layer]) -> None:
+    """Recompute the inside of layers in the backward pass instead of keeping it in memory."""
+    for layer in layers:
+        layer.recompute = True
 
 
 def rms_norm(norm: nn.RMSNorm, x: mx.array) -> mx.array:

@@ -119,6 +119,11 @@ class ImageBlock(nn.Module):
 class PixWordModel(nn.Module):
     """The whole model: words and window states in reading order, one softmax over ``V + K``.
 
+    Args:
+        args: its shape.
+        pixel_queries: ``M``, query pixels a window that it is trained with; no part of the shape, it only says what the
+            model can be expected to predict.
+
     Example:
         >>> model = PixWordModel(ModelArgs(vocab_size=6, image_size=32, window_size=4, fold_factor=32,
         ...                                hidden_size=64, num_heads=4, num_kv_heads=2, num_layers=2,
@@ -127,7 +132,7 @@ class PixWordModel(nn.Module):
         (1, 8, 518)
     """
 
-    def __init__(self, args: ModelArgs) -> None:
+    def __init__(self, args: ModelArgs, pixel_queries: int = 0) -> None:
         super().__init__()
         rows = args.vocab_size + args.num_pix
         features = None
@@ -138,12 +143,16 @@ class PixWordModel(nn.Module):
         self.layers = [Layer(args) for _ in range(args.num_layers)]
         self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
         self.head = Table(rows, args.hidden_size, features, 0.02)
-        self._args = args
-        self.pixel_queries = 0  # query pixels a window in training; 0: pixels inside windows were never predicted
+        self._args, self._pixel_queries = args, min(pixel_queries, args.window_size**2 - 1)
 
     @property
     def args(self) -> ModelArgs:
         return self._args
+
+    @property
+    def pixel_queries(self) -> int:
+        """Query pixels a window in training, ``M``; 0: pixels inside windows were never predicted."""
+        return self._pixel_queries
 
     def __call__(self, batch: Batch, cache: list[Any] | None = None, *, exact_savings: bool = True) -> mx.array:
         """Logits of the next element, float32 ``[B, L, V + K]``; ``cache`` keeps keys and values for `extend`."""

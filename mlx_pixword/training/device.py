@@ -9,6 +9,8 @@ import mlx.core as mx
 from ..common.blas import keep_memory, limit_threads
 from ..common.cli import notice
 from ..config.train import TrainArgs
+from ..model.layers import checkpoint_layers
+from ..model.network import PixWordModel
 
 
 def bound_cache(args: TrainArgs) -> None:
@@ -53,3 +55,11 @@ def compiles(wanted: str) -> bool:
         notice("--compile on: MLX needs g++ to compile for the CPU and found none; running without")
         return False
     return wanted == "on" or (wanted == "auto" and on_gpu)
+
+
+def recompute_layers(model: PixWordModel, args: TrainArgs) -> None:
+    """Let layers be recomputed in the backward pass where the settings ask for it."""
+    if args.grad_checkpoint:
+        checkpoint_layers(model.layers)
+    if args.grad_checkpoint and not args.window_chunk:  # chunks are computed again as a whole
+        checkpoint_layers(model.image_block.layers)

@@ -13,6 +13,7 @@ import numpy as np
 from ..common import files
 from ..common.cli import notice
 from ..config.run import RunConfig
+from ..config.train import TrainArgs
 from ..data.cache import TokenCache
 from ..data.decoders import Decoders
 from ..data.loader import Encoder, Loader
@@ -20,8 +21,10 @@ from ..data.open import Split, check_vocabulary, choose_tokenizer, has_text, ope
 from ..data.skips import SkipLog
 from ..evaluation.readings import heldout_documents
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from ..model.args import ModelArgs
 from ..model.network import PixWordModel, num_parameters
 from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from .device import recompute_layers
 from .distributed import Ranks
 from .identity import check_identity, identity_of
 from .loss_scale import LossScale
@@ -143,7 +146,7 @@ def _build(
             skips.skip(name, reason, bad=False)
     if progress.tried:
         skips.restore(progress.tried)
-    model, optimizer = _model(config), make_optimizer(config.train)
+    model, optimizer = build_model(args, config.train), make_optimizer(config.train)
     if checkpoint is not None:
         _load(checkpoint, model, optimizer, ranks)
     scale = LossScale.of(args.compute_dtype, progress.scale, progress.scale_age)
@@ -175,12 +178,13 @@ def _loader(
     )  # fmt: skip
 
 
-def _model(config: RunConfig) -> PixWordModel:
-    mx.random.seed(config.train.seed)
-    model = PixWordModel(config.model)
-    model.pixel_queries = config.train.pixel_queries
-    if config.train.zero_init:
+def build_model(args: ModelArgs, train: TrainArgs) -> PixWordModel:
+    """A new model as a run starts with: seeded, and recomputing layers in the backward pass where settings say so."""
+    mx.random.seed(train.seed)
+    model = PixWordModel(args, train.pixel_queries)
+    if train.zero_init:
         zero_output_projections(model)
+    recompute_layers(model, train)
     mx.eval(model.parameters())
     return model
 

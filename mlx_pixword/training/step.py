@@ -14,7 +14,6 @@ from mlx.utils import tree_flatten, tree_map
 from ..common.errors import PixWordError
 from ..config.train import TrainArgs
 from ..model.batch import Batch
-from ..model.layers import Layer
 from ..model.losses import LossSums, loss_sums, weighted_loss
 from ..model.network import PixWordModel
 from .chunked_gradient import Gradient, Objective, make_chunked_gradient
@@ -100,11 +99,6 @@ def is_finite(sums: LossSums, norm: mx.array) -> bool:
 
 
 def _objective(model: PixWordModel, args: TrainArgs) -> Objective:
-    if args.grad_checkpoint:
-        checkpoint_layers(model.layers)
-    if args.grad_checkpoint and not args.window_chunk:  # chunks are computed again as a whole
-        checkpoint_layers(model.image_block.layers)
-
     def objective(
         arrays: dict[str, mx.array], normalizer: mx.array, states: mx.array | None = None
     ) -> tuple[mx.array, LossSums]:
@@ -113,9 +107,3 @@ def _objective(model: PixWordModel, args: TrainArgs) -> Objective:
         return weighted_loss(sums, normalizer, args.word_weight, args.boundary_weight, args.dense_weight), sums
 
     return objective
-
-
-def checkpoint_layers(layers: Sequence[Layer]) -> None:
-    """Recompute the inside of layers in the backward pass instead of keeping it in memory."""
-    for layer in layers:
-        layer.recompute = True

@@ -47,8 +47,7 @@ def load(
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
     args, shards = ModelArgs.from_dict(config), _shards(folder)
     _check_size(args, shards, folder)
-    model = PixWordModel(args)
-    model.pixel_queries = _trained_queries(config, args)
+    model = PixWordModel(args, _trained_queries(config))
     _load_weights(model, shards, folder)
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
     return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
@@ -125,11 +124,11 @@ def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
     return config
 
 
-def _trained_queries(config: dict[str, Any], args: ModelArgs) -> int:
+def _trained_queries(config: dict[str, Any]) -> int:
     value = config.get(TRAINED_QUERIES, 0)
     if type(value) is not int or not 0 <= value < 2**31:
         raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {shown(value)}")
-    return min(value, args.window_size**2 - 1)
+    return value
 
 
 def _shards(folder: Path) -> list[Path]:
