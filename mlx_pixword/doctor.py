@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from . import __version__
-from .common.blas import INSTALL, loaded_openblas
+from .common.blas import INSTALL, cuda_builds, describe_openblas, has_gpu, hidden_cuda
 from .common.cli import parse, run_command
 from .common.settings import setting
 from .ops.dispatch.choose import mode
@@ -65,8 +65,7 @@ def examine() -> tuple[dict[str, str], list[str]]:
         "mlx": f"{version('mlx')}, mlx-lm {version('mlx-lm')}",
         "python": f"{platform.python_version()} on {platform.platform()}",
         "device": f"{mx.default_device().type.name}, {_device_name()}",
-        "memory": f"{_memory_bytes() / 2**30:.0f} GiB"
-        + (f", GPU may use {_gpu_bytes() / 2**30:.0f} GiB" if on_gpu else ""),
+        "memory": f"{_memory_bytes() / 2**30:.0f} GiB" + _gpu_memory(on_gpu),
         "BLAS": _blas(on_gpu),
         "float32 matmul": f"{_flops(mx.float32) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
         "bfloat16 matmul": f"{_flops(mx.bfloat16) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
@@ -81,8 +80,12 @@ def _advice(on_gpu: bool) -> list[str]:
     if on_gpu:
         return []
     lines = ["this is a CPU: use --preset tiny here, and float32, as bfloat16 matmuls are slow on it"]
-    if sys.platform == "linux" and not loaded_openblas():
-        lines.append(f"MLX runs without OpenBLAS: {INSTALL}")
+    if sys.platform == "linux" and describe_openblas() is None:
+        lines.append(f"MLX runs without OpenBLAS; {INSTALL}")
+    if hidden := hidden_cuda():
+        lines.append(hidden)
+    elif has_gpu() and not cuda_builds():
+        lines.append("this machine has an NVIDIA GPU, and MLX is its CPU build: bash scripts/setup.sh cuda")
     if sys.platform == "darwin":
         lines.append("MLX found no Metal GPU: it needs Apple silicon, macOS 14 or newer and a native arm64 Python")
     return lines
@@ -91,7 +94,7 @@ def _advice(on_gpu: bool) -> list[str]:
 def _blas(on_gpu: bool) -> str:
     if sys.platform == "darwin":
         return "Accelerate"
-    return loaded_openblas() or ("not needed on a GPU" if on_gpu else "the slow reference BLAS of MLX's wheel")
+    return describe_openblas() or ("not needed on a GPU" if on_gpu else "the slow reference BLAS of MLX's wheel")
 
 
 def _matrix(dtype: mx.Dtype) -> mx.array:
@@ -123,8 +126,12 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _gpu_bytes() -> int:
-    return int(mx.device_info().get("max_recommended_working_set_size", 0))
+def _gpu_memory(on_gpu: bool) -> str:
+    """What MLX says of the GPU's memory; its backends use different names, and say 0 or nothing where unknown."""
+    names = ("max_recommended_working_set_size", "total_memory", "memory_size")
+    sizes = [int(mx.device_info().get(name, 0)) for name in names]
+    size = next((size for size in sizes if size), 0)
+    return f", GPU may use {size / 2**30:.0f} GiB" if on_gpu and size else ""
 
 
 if __name__ == "__main__":

@@ -13,3 +13,8 @@ if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2
   }
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+# MLX's CPU and CUDA builds own the same library, and the one that was installed last has it: let that be CUDA's.
+hidden=$(.venv/bin/python -c 'from mlx_pixword.common.blas import hidden_cuda; print(hidden_cuda() or "")' 2>/dev/null || true)
+if [ -n "$hidden" ]; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "${hidden##* }"
+fi

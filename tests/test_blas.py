@@ -3,27 +3,30 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mlx_pixword.common import blas
+from mlx_pixword.common import blas, openblas
 
 
 @pytest.fixture
 def bare_linux(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A Linux machine without a GPU, without MLX in the process and without any OpenBLAS."""
     monkeypatch.setattr(blas.sys, "platform", "linux")
-    monkeypatch.setattr(blas, "loaded_openblas", lambda: None)
-    monkeypatch.setattr(blas, "_has_cuda", lambda: False)
+    monkeypatch.setattr(blas, "openblas", lambda: None)
+    monkeypatch.setattr(blas, "has_gpu", lambda: False)
+    monkeypatch.setattr(openblas, "load_copy", lambda: False)
     monkeypatch.setattr(blas, "LIBRARIES", ("libsurely-not-there.so",))
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    monkeypatch.delenv(blas.VARIABLE, raising=False)
     return monkeypatch
 
 
 def test_a_missing_openblas_is_one_line_with_what_to_install(bare_linux: pytest.MonkeyPatch) -> None:
     advice = blas.load_openblas()
     assert advice is not None
-    assert "apt-get install libopenblas0" in advice
+    assert "pip install scipy-openblas32" in advice and "apt-get install libopenblas0" in advice
     assert "\n" not in advice
 
 
@@ -46,35 +49,70 @@ def test_the_first_library_found_is_loaded_for_all(bare_linux: pytest.MonkeyPatc
     assert loaded == [("found.so", ctypes.RTLD_GLOBAL)]
 
 
+@pytest.mark.parametrize(
+    ("choice", "package", "system", "advice"),
+    [
+        ("auto", True, True, None), ("auto", False, True, None), ("system", True, False, "no OpenBLAS found"),
+        ("package", False, True, "no OpenBLAS found"), ("off", False, False, None),
+        ("fast", True, True, "PIXWORD_BLAS must be one of auto, package, system, off, got 'fast'"),
+    ],
+)  # fmt: skip
+def test_the_user_may_choose(
+    bare_linux: pytest.MonkeyPatch, choice: str, package: bool, system: bool, advice: str | None
+) -> None:
+    bare_linux.setenv(blas.VARIABLE, choice)
+    bare_linux.setattr(openblas, "load_copy", lambda: package)
+    bare_linux.setattr(blas, "_load_system", lambda: system)
+    assert str(blas.load_openblas()).startswith(str(advice))
+
+
 @pytest.mark.parametrize("change", ["darwin", "cuda", "loaded"])
 def test_nothing_is_done_where_nothing_helps(bare_linux: pytest.MonkeyPatch, change: str) -> None:
     if change == "darwin":
         bare_linux.setattr(blas.sys, "platform", "darwin")
     elif change == "cuda":
-        bare_linux.setattr(blas, "_has_cuda", lambda: True)
+        bare_linux.setattr(blas, "has_gpu", lambda: True)
+        bare_linux.setattr(blas, "cuda_builds", lambda: [object()])
+        bare_linux.setattr(blas, "hidden_cuda", lambda: None)
     else:
-        bare_linux.setattr(blas, "loaded_openblas", lambda: "/usr/lib/libopenblas.so.0")
+        bare_linux.setattr(blas, "openblas", lambda: ctypes)
     assert blas.load_openblas() is None
+
+
+@pytest.mark.parametrize("lies_there", ["cuda", "cpu"])
+def test_a_cpu_build_over_the_cuda_build_is_one_line(
+    bare_linux: pytest.MonkeyPatch, tmp_path: Path, lies_there: str
+) -> None:
+    """Both packages own the file; pip says nothing when one writes over the other's."""
+    (tmp_path / "mlx" / "lib").mkdir(parents=True)
+    (tmp_path / "mlx" / "lib" / "libmlx.so").write_bytes(b"c" * (30 if lies_there == "cuda" else 20))
+    package = tmp_path / "mlx_cuda_12-0.99.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mlx-cuda-12\nVersion: 0.99.0\n")
+    (package / "RECORD").write_text("mlx/lib/libmlx.so,sha256=abc,30\nmlx_cuda_12-0.99.0.dist-info/RECORD,,\n")
+    bare_linux.syspath_prepend(str(tmp_path))
+    bare_linux.setattr(blas, "has_gpu", lambda: True)
+    bare_linux.setattr(openblas, "load_copy", lambda: True)
+    advice = blas.load_openblas()
+    if lies_there == "cuda":
+        assert advice is None
+    else:  # the last word is what scripts/setup.sh installs
+        assert advice is not None and "GPU is not used" in advice and advice.split()[-1] == "mlx-cuda-12==0.99.0"
 
 
 def test_a_program_that_imports_mlx_first_is_told_at_most_once() -> None:
     code = "import mlx.core, mlx_pixword, mlx_pixword.model.network; mlx_pixword.load"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    expected = 1 if sys.platform == "linux" and not blas._has_cuda() else 0
+    expected = 1 if sys.platform == "linux" and not blas.has_gpu() else 0
     assert done.stderr.count("import mlx_pixword first") == expected
     assert done.stdout == ""
 
 
 def test_threads_are_limited_only_where_openblas_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-
-    class Library:
-        def __init__(self, _path: str) -> None:
-            self.openblas_set_num_threads = calls.append
-
-    monkeypatch.setattr(blas.ctypes, "CDLL", Library)
-    for path in (None, "/usr/lib/libopenblas.so.0"):
-        monkeypatch.setattr(blas, "loaded_openblas", lambda path=path: path)
+    library = type("Library", (), {"openblas_set_num_threads": staticmethod(calls.append)})
+    for found in (None, library):
+        monkeypatch.setattr(blas, "openblas", lambda found=found: found)
         blas.limit_threads(1)
     assert calls == [1]
 
