@@ -10,7 +10,7 @@ import pytest
 from metal_emulator import reports
 
 from mlx_pixword.inference.growing_images import GrowingImages
-from mlx_pixword.inference.token_layers import Rows
+from mlx_pixword.inference.token_layers import TokenLayers
 from mlx_pixword.inference.token_stack import stacks_run
 from mlx_pixword.model.document import BOS, IMAGE, make_document
 from mlx_pixword.model.network import PixWordModel
@@ -30,7 +30,7 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def all_logits(model: PixWordModel, prompts: list[list[int]]) -> np.ndarray:
-    decoder = GrowingImages(model, [make_document([prompt]) for prompt in prompts], LENGTHS, Rows(model.args))
+    decoder = GrowingImages(model, [make_document([prompt]) for prompt in prompts], LENGTHS, TokenLayers(model.args))
     found = [decoder.logits]
     for pixel in range(sum(LENGTHS) - 1):
         decoder.put(mx.array([(5 * pixel + row) % model.args.num_pix for row in range(len(prompts))]))

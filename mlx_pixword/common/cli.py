@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .errors import PixWordError
 from .settings import add_arguments, build
@@ -13,7 +13,12 @@ Settings = TypeVar("Settings")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that knows ``--version``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        package = sys.modules[__name__.partition(".")[0]]  # imported already, or this module would not be
+        self.add_argument("--version", action="version", version=f"mlx-pixword {package.__version__}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")

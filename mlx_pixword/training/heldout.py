@@ -40,7 +40,7 @@ def _keep_best(run: Run, loss: float) -> None:
     progress = run.progress
     if run.config.train.keep_best and (loss < progress.best_loss if progress.best_loss is not None else loss == loss):
         publish_model(run, "best")
-        for place in (progress, run.good):
+        for place in (progress, run.last_saved_state):
             place.best_step, place.best_loss = progress.step, loss
 
 

@@ -150,9 +150,9 @@ def _build(
     if checkpoint is not None:
         _load(checkpoint, model, optimizer, ranks)
     scale = LossScale.of(args.compute_dtype, progress.scale, progress.scale_age)
-    good = replace(progress, in_a_row=0)
+    saved = replace(progress, in_a_row=0)
     return Run(
-        config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress, good, scale, ranks
+        config, folder, identity, model, optimizer, tokenizer, loader, skips, heldout, progress, saved, scale, ranks
     )
 
 

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -27,7 +26,7 @@ from .reporter import Reporter, services
 from .run_folder import resume_command
 from .setup import announce, open_run
 from .signals import Stopper
-from .state import Run, random_state
+from .state import Run, Stopwatch
 from .step import is_finite, make_step
 
 
@@ -88,63 +87,47 @@ def _save(run: Run) -> None:
     for name in ("metrics.jsonl", "skipped.jsonl"):
         files.sync_file(run.folder / name)
     folder = run.folder / "checkpoints"
-    save_checkpoint(folder, run.good, run.identity, run.model, run.optimizer, run.config.train.keep)
+    save_checkpoint(folder, run.last_saved_state, run.identity, run.model, run.optimizer, run.config.train.keep)
 
 
 def _steps(run: Run, stopper: Stopper, reporter: Reporter | None) -> Iterator[tuple[int, bool]]:
     """Train step by step; yields the number of each when it is done, and whether any rank was asked to stop."""
-    train, progress, ranks = run.config.train, run.progress, run.ranks
+    train, ranks = run.config.train, run.ranks
     step = make_step(run.model, run.optimizer, train, run.scale, ranks)
-    places = _places(run)
-    since = time.perf_counter() - progress.seconds
-    for number in range(progress.step + 1, train.steps + 1):
+    places, watch = _places(run), Stopwatch(run.progress.seconds)
+    for number in range(run.progress.step + 1, train.steps + 1):
         taken = [next(places) for _ in range(train.accumulate * ranks.size)]
         micro = [_collate(run, *place) for place in own_part(taken, ranks)]
         sums, norm = step(micro)
         mx.eval(run.model.state, run.optimizer.state, sums, norm)
-        progress.step, (progress.group, progress.batch, _) = number, taken[-1]
-        progress.batch += 1
-        told = ranks.total(mx.array([stopper.requested, sum(batch.num_tokens for batch in micro)], mx.float32)).tolist()
-        stopping, tokens = bool(told[0]), int(told[1])  # type: ignore[index, arg-type]
-        progress.tokens += tokens
+        stopping, tokens = _told(run, stopper, micro)
+        if is_finite(sums, norm):
+            run.record_update(taken[-1][:2], tokens, sums)
+        elif run.record_skip(taken[-1][:2], tokens):
+            _name_skipped(run, micro)
+        if number % train.log_every == 0 or number == train.steps:
+            _log(run, reporter, float(np.array(norm)), watch)
+        run.progress.seconds = watch.seconds
+        run.snapshot()
         if reporter:
             reporter.step()
-        if is_finite(sums, norm):
-            run.scale.after(True)
-            progress.sums = (np.array(progress.sums) + np.array([value.item() for value in sums])).tolist()
-            progress.in_a_row = 0
-        else:
-            _without_update(run, micro)
-        if number % train.log_every == 0 or number == train.steps:
-            if reporter:
-                _log(run, reporter, float(np.array(norm)), time.perf_counter() - since)
-            progress.sums, progress.tokens, since = [0.0] * 6, 0, time.perf_counter()
-        paused = time.perf_counter()
-        progress.seconds = paused - since
-        if not progress.in_a_row:
-            _mark_good(run)
-        yield number, stopping
-        since += time.perf_counter() - paused  # evaluating and saving are no part of the training's speed
+        with watch.paused():
+            yield number, stopping
 
 
-def _mark_good(run: Run) -> None:
-    """Note where the run stands after an update: what a checkpoint will say, until the next one."""
-    progress = run.progress
-    progress.tried, progress.skipped_bytes, progress.random = run.skips.tries, run.skips.size, random_state()
-    progress.scale, progress.scale_age = (run.scale.value, run.scale.good) if run.scale.dynamic else (None, 0)
-    run.good = replace(progress)
+def _told(run: Run, stopper: Stopper, micro: Sequence[Batch]) -> tuple[bool, int]:
+    """Whether any rank was asked to stop, and the words and pixels of all ranks' micro-batches."""
+    tokens = sum(batch.num_tokens for batch in micro)
+    stopping, total = np.array(run.ranks.total(mx.array([stopper.requested, tokens], mx.float32))).tolist()
+    return bool(stopping), int(total)
 
 
-def _without_update(run: Run, micro: Sequence[Batch]) -> None:
-    """Count a step whose loss or gradient is not finite, and end the run when there are too many in a row."""
+def _name_skipped(run: Run, micro: Sequence[Batch]) -> None:
+    """Name the documents of a step whose loss or gradient is not finite; end the run after too many in a row."""
     progress, most = run.progress, run.config.train.max_nonfinite
-    progress.nonfinite += 1
-    if run.scale.after(False):  # float16 overflowed: the next step has half the scale
-        return
-    progress.in_a_row += 1
     names = names_of(micro)
-    line = {"step": progress.step, "documents": names}
     if run.ranks.first:
+        line = {"step": progress.step, "documents": names}
         files.append_text(run.folder / "nonfinite.jsonl", json.dumps(line) + "\n")
     problem = f"step {progress.step}: the loss or its gradient is not finite, with {some_of(names)}"
     if progress.in_a_row < most:
@@ -154,24 +137,28 @@ def _without_update(run: Run, micro: Sequence[Batch]) -> None:
         _save(run)
     raise PixWordError(
         f"{problem}; {progress.in_a_row} steps in a row, all named in {run.folder / 'nonfinite.jsonl'}; "
-        f"checkpoints/step-{run.good.step} is from before them: lower --learning-rate or take --dtype float32, then "
-        f"{resume_command(run.folder)}"
+        f"checkpoints/step-{run.last_saved_state.step} is from before them: lower --learning-rate or take "
+        f"--dtype float32, then {resume_command(run.folder)}"
     )
 
 
-def _log(run: Run, reporter: Reporter, norm: float, seconds: float) -> None:
-    """A line of metrics on the steps since the last one."""
+def _log(run: Run, reporter: Reporter | None, norm: float, watch: Stopwatch) -> None:
+    """Write a line of metrics on the steps since the last one, and begin the next."""
     progress = run.progress
-    metrics = mean_losses(progress.sums) | {"grad_norm": norm, "tokens_per_second": progress.tokens / seconds}
-    metrics |= {
-        "learning_rate": _rate(run.optimizer),
-        "peak_gb": mx.get_peak_memory() / 1e9,
-        "active_gb": mx.get_active_memory() / 1e9,
-        "skipped": run.skips.count,
-        "nonfinite": progress.nonfinite,
-    }
-    reporter.write({"step": progress.step, "epoch": run.loader.epoch(progress.group), **metrics})
-    reporter.show(**_postfix(metrics))
+    if reporter:
+        metrics = mean_losses(progress.sums)
+        metrics |= {"grad_norm": norm, "tokens_per_second": progress.tokens / watch.seconds}
+        metrics |= {
+            "learning_rate": _rate(run.optimizer),
+            "peak_gb": mx.get_peak_memory() / 1e9,
+            "active_gb": mx.get_active_memory() / 1e9,
+            "skipped": run.skips.count,
+            "nonfinite": progress.nonfinite,
+        }
+        reporter.write({"step": progress.step, "epoch": run.loader.epoch(progress.group), **metrics})
+        reporter.show(**_postfix(metrics))
+    progress.sums, progress.tokens = [0.0] * len(progress.sums), 0
+    watch.restart()
 
 
 def _places(run: Run) -> Iterator[tuple[int, int, list[Row]]]:
