@@ -11,8 +11,10 @@ from .common.blas import load_openblas
 
 if TYPE_CHECKING:
     from .common.errors import PixWordError
+    from .inference.animation import Animation, animate
     from .inference.draw import generate_image, generate_images
     from .inference.likelihood import LogLikelihood, log_likelihood
+    from .inference.read import Reading, read
     from .inference.words import generate_text, stream_generate
     from .inputs.processor import Processor
     from .model.args import ModelArgs
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Animation": "inference.animation",
     "Batch": "model.batch",
     "LogLikelihood": "inference.likelihood",
     "ModelArgs": "model.args",
     "PixWordError": "common.errors",
     "PixWordModel": "model.network",
     "Processor": "inputs.processor",
+    "Reading": "inference.read",
+    "animate": "inference.animation",
     "fold_colors": "pixels.colors",
     "fold_windows": "ops.fold",
     "generate_image": "inference.draw",
@@ -38,18 +43,22 @@ _HOME = {
     "generate_text": "inference.words",
     "load": "weights.directory",
     "log_likelihood": "inference.likelihood",
+    "read": "inference.read",
     "save_model": "weights.directory",
     "stream_generate": "inference.words",
     "unfold_colors": "pixels.colors",
     "unfold_windows": "ops.fold",
 }
 __all__ = [
+    "Animation",
     "Batch",
     "LogLikelihood",
     "ModelArgs",
     "PixWordError",
     "PixWordModel",
     "Processor",
+    "Reading",
+    "animate",
     "fold_colors",
     "fold_windows",
     "generate_image",
@@ -57,6 +66,7 @@ __all__ = [
     "generate_text",
     "load",
     "log_likelihood",
+    "read",
     "save_model",
     "stream_generate",
     "unfold_colors",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .common.cli import parse, run_command
 from .common.errors import PixWordError
 from .common.settings import setting
-from .evaluation.scores import Scores, reading_scores
+from .evaluation.scores import Scores, calibration_error, reading_scores
 
 if TYPE_CHECKING:
     from .data.base import Source
@@ -60,7 +60,8 @@ def evaluate(args: EvaluateArgs) -> Scores:
         ``documents`` and ``skipped``; ``word_loss`` and ``boundary_loss`` in nats a target; ``word_perplexity``; of a
         model trained with query pixels, ``bits_per_dimension`` in the folded space and
         ``bits_per_dimension_8bit_bound``, an upper bound for 8-bit images (folded + log2 f); where images have text,
-        ``read``, ``exact_match`` and ``cer`` as fractions with Wilson 95% intervals.
+        ``read``, ``exact_match`` and ``cer`` as fractions with Wilson 95% intervals, and of the readings' confidences
+        the ``expected_calibration_error`` in 15 bins.
 
     Raises:
         PixWordError: no model or data, too many bad images, or nothing that can be used.
@@ -69,14 +70,15 @@ def evaluate(args: EvaluateArgs) -> Scores:
     from .data.skips import SkipLog
     from .data.sources import open_source
     from .evaluation.meter import LossMeter
-    from .evaluation.readings import read_documents, readable
+    from .evaluation.readings import rate_documents, readable
     from .inference.likelihood import score_document
+    from .inference.read import Reading
     from .weights.directory import load
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
     nats, pixels = 0.0, 0
-    skips, meter, count, pairs = SkipLog(), LossMeter(model, args.batch_tokens), 0, list[tuple[str, str]]()
+    skips, meter, count, pairs = SkipLog(), LossMeter(model, args.batch_tokens), 0, list[tuple[Reading, str]]()
     for documents in _chunks(sources, Encoder(processor.args, processor.tokenizer, skips), args.limit):
         count += len(documents)
         meter.add(documents)
@@ -85,7 +87,7 @@ def evaluate(args: EvaluateArgs) -> Scores:
             nats -= sum(float(score.sum(dtype=float)) for score in scores)
             pixels += sum(map(len, scores))
         if processor.tokenizer is not None:
-            pairs += read_documents(model, processor, readable(documents))
+            pairs += rate_documents(model, processor, readable(documents))
     skips.check(args.max_bad)
     if not count:
         raise PixWordError(f"--data {', '.join(args.data)}: no document could be used")
@@ -97,7 +99,12 @@ def evaluate(args: EvaluateArgs) -> Scores:
         bits = nats / (3 * math.log(2) * pixels)
         bound = bits + math.log2(processor.args.fold_factor)
         result |= {"pixels": pixels, "bits_per_dimension": bits, "bits_per_dimension_8bit_bound": bound}
-    return result | reading_scores(pairs)
+    if pairs:
+        right = [reading.text == written for reading, written in pairs]
+        confidences = [reading.confidence for reading, _ in pairs]
+        result |= reading_scores([(reading.text, written) for reading, written in pairs])
+        result["expected_calibration_error"] = calibration_error(confidences, right)
+    return result
 
 
 def _chunks(sources: "Sequence[Source]", encoder: "Encoder", limit: int) -> "Iterator[list[Document]]":

@@ -13,6 +13,7 @@ from .inference.draw_files import check, draw_files
 from .inference.settings import END_MARK, MARK, GenerateArgs
 
 if TYPE_CHECKING:
+    from .inference.read import Reading
     from .inputs.processor import Part, Processor
     from .model.document import ImageTokens
     from .model.network import PixWordModel
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_files(model, processor, [_fill(parts, processor, args) for parts in prompts], args)
     elif args.each and args.image:
         _read_each(model, processor, args, texts[0])
-    elif args.jsonl:
-        _print_json(args.image, _generate(model, processor, _fill(prompts[0], processor, args), args))
+    elif args.jsonl or args.min_confidence:
+        _print_reading(args.image, _read(model, processor, _fill(prompts[0], processor, args), args), args)
     else:
         _stream(model, processor, _fill(prompts[0], processor, args), args)
 
@@ -123,24 +124,21 @@ def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], 
         print(f"{read}, {response.tokens} words, {speed}, {_peak()}", file=sys.stderr)
 
 
-def _generate(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> str:
-    from .inference.words import generate_text
+def _read(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> "Reading":
+    from .inference.read import read_batch
 
-    return generate_text(model, processor, parts, **args.sample_args())
+    return read_batch(model, processor, processor(parts), **args.sample_args())[0]
 
 
 def _read_each(model: "PixWordModel", processor: "Processor", args: GenerateArgs, prompt: str) -> None:
-    from .inference.words import generate_batch
+    from .inference.read import read_batch
 
     start = time.perf_counter()
     for n in range(0, len(args.image), BATCH):
         paths = args.image[n : n + BATCH]
         batch = processor.batch([_fill(arrange(prompt, [path]), processor, args) for path in paths])
-        for path, text in zip(paths, generate_batch(model, processor, batch, **args.sample_args()), strict=True):
-            if args.jsonl:
-                _print_json([path], text)
-            else:
-                print(f"{path}\t{text}" if len(args.image) > 1 else text, flush=True)
+        for path, reading in zip(paths, read_batch(model, processor, batch, **args.sample_args()), strict=True):
+            _print_reading([path], reading, args)
     seconds = time.perf_counter() - start
     print(
         f"{len(args.image)} images in {seconds:.2f} s, {len(args.image) / seconds:,.1f} images/s, {_peak()}",
@@ -148,9 +146,14 @@ def _read_each(model: "PixWordModel", processor: "Processor", args: GenerateArgs
     )
 
 
-def _print_json(paths: Sequence[str], text: str) -> None:
-    image = paths[0] if len(paths) == 1 else list(paths)
-    print(json.dumps({"image": image, "text": text}, ensure_ascii=False), flush=True)
+def _print_reading(paths: Sequence[str], reading: "Reading", args: GenerateArgs) -> None:
+    """A line of JSON, or the text, behind the name of its image where there are several."""
+    text = reading.text_from(args.min_confidence)
+    if args.jsonl:
+        image = paths[0] if len(paths) == 1 else list(paths)
+        print(json.dumps({"image": image} | reading.to_json() | {"text": text}, ensure_ascii=False), flush=True)
+    else:
+        print(f"{paths[0]}\t{text}" if args.each and len(args.image) > 1 else text, flush=True)
 
 
 def _peak() -> str:

@@ -38,11 +38,11 @@ def test_cached_words_are_those_of_whole_forward_passes(small_model: Build, rng:
     processor = Processor(model.args)
     documents = [parts(rng), parts(rng, 1, 1, 5), parts(rng, 16, 13, 1)]
     batch = processor.batch(documents)
-    found = [step for step, _ in generate_words(model, batch, SampleArgs(max_tokens=12))]
+    found = [step for step, _, _ in generate_words(model, batch, SampleArgs(max_tokens=12))]
     for row, document in enumerate(documents):
         expected = without_cache(model, processor, document, 12)
         assert [step[row] for step in found][: len(expected)] == expected
-        alone = [step[0] for step, _ in generate_words(model, processor(document), SampleArgs(max_tokens=12))]
+        alone = [step[0] for step, _, _ in generate_words(model, processor(document), SampleArgs(max_tokens=12))]
         assert alone[: len(expected)] == expected
 
 
@@ -59,7 +59,7 @@ def test_special_words_and_pixels_are_never_generated(
     model = small_model()
     model.head.weight = 0 * model.head.weight  # all classes equally likely
     batch = Processor(model.args).batch([parts(rng)] * 8)
-    words = {w for step, _ in generate_words(model, batch, SampleArgs(max_tokens=40, temp=temp)) for w in step}
+    words = {w for step, _, _ in generate_words(model, batch, SampleArgs(max_tokens=40, temp=temp)) for w in step}
     assert words <= {EOS, *range(6, 12)}
     assert len(words) > 3 or temp == 0
 
@@ -83,8 +83,8 @@ def test_repetition_penalty_changes_repeated_words(small_model: Build, rng: np.r
     model = small_model()
     processor, document = Processor(model.args), parts(rng)
     batch = processor.batch([document, document])
-    plain = [step for step, _ in generate_words(model, batch, SampleArgs(max_tokens=12))]
-    varied = [step for step, _ in generate_words(model, batch, SampleArgs(max_tokens=12, repetition_penalty=1000.0))]
+    plain = [step for step, _, _ in generate_words(model, batch, SampleArgs(max_tokens=12))]
+    varied = [step for step, _, _ in generate_words(model, batch, SampleArgs(max_tokens=12, repetition_penalty=1000.0))]
     assert varied[0] == plain[0]  # nothing to repeat yet
     assert len({w for w, _ in varied}) > len({w for w, _ in plain})
     assert all(a == b for a, b in varied)  # equal rows stay equal
@@ -114,7 +114,7 @@ def test_generation_stops_at_the_end_of_the_sequence(small_model: Build) -> None
     document: list[Part] = [[7] * 66]  # with <s>: 67 elements, so 70 - 67 more can be fed
     steps = list(generate_words(model, processor(document), SampleArgs(max_tokens=50)))
     assert len(steps) == 4
-    assert steps[-1][1]
+    assert steps[-1].last
 
 
 def test_a_batch_of_texts_equals_single_texts(small_model: Build, rng: np.random.Generator) -> None:

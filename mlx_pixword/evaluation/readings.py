@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data.loader import Loader
-from ..inference.words import generate_batch
+from ..inference.read import Reading, read_batch
 from ..inputs.processor import Processor
 from ..model.batch import collate
 from ..model.document import Document
@@ -33,12 +33,19 @@ def read_documents(
     model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_rows: int = 64
 ) -> list[tuple[str, str]]:
     """What the model reads and what is written there, for documents of one image followed by words."""
-    pairs: list[tuple[str, str]] = []
+    return [(reading.text, written) for reading, written in rate_documents(model, processor, documents, batch_rows)]
+
+
+def rate_documents(
+    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_rows: int = 64
+) -> list[tuple[Reading, str]]:
+    """The same with the confidence of each reading."""
+    pairs: list[tuple[Reading, str]] = []
     for start in range(0, len(documents), batch_rows):
         some = documents[start : start + batch_rows]
         prompts = [[Document(d.elements[: _prompt_length(d)], d.images)] for d in some]
         batch = collate(prompts, model.args.vocab_size, model.args.num_pix, model.args.window_size, exact=True)
-        read = generate_batch(model, processor, batch, max_tokens=READING_WORDS)
+        read = read_batch(model, processor, batch, max_tokens=READING_WORDS)
         pairs += [
             (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)
         ]

@@ -2,11 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
+CALIBRATION_BINS = 15
 Z_95 = 1.959963984540054  # of a two-sided 95% interval
 
 
@@ -32,6 +29,20 @@ def reading_scores(pairs: Sequence[tuple[str, str]]) -> Scores:
         "exact_match_95": wilson(exact, len(pairs)),
     }
     return scores | {"cer": errors / characters, "cer_95": wilson(errors, characters) if errors <= characters else None}
+
+
+def calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = CALIBRATION_BINS) -> float:
+    """Expected calibration error: how far confidence and the share that is right lie apart, on average over readings.
+
+    Readings go into ``bins`` of equal width by confidence, 1.0 into the last; a bin counts by its readings.
+
+    Source: Naeini et al. 2015, Guo et al. 2017 (arXiv 1706.04599), equation 3.
+    """
+    import numpy as np  # --help answers at once
+
+    places = np.minimum((np.asarray(confidences, float) * bins).astype(int), bins - 1)
+    gaps = np.bincount(places, np.asarray(confidences, float) - np.asarray(correct, float), bins)
+    return float(np.abs(gaps).sum() / len(confidences))
 
 
 def wilson(successes: int, trials: int) -> list[float]:

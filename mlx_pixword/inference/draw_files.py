@@ -1,6 +1,5 @@
 """The drawing half of `python -m mlx_pixword.generate`: images to PNG files, a GIF of it, and words after them."""
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,13 +13,10 @@ from .settings import DrawArgs, SampleArgs
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
     from ..inputs.processor import Part, Processor
     from ..model.network import PixWordModel
     from .draw import Drawing
-
-GIF_SIDE = 256  # pixels at the least of a GIF's longer side: small drawings are shown enlarged
 
 
 def check(args: DrawArgs, prompts: int) -> None:
@@ -39,7 +35,9 @@ def draw_files(
     from tqdm import tqdm
 
     from ..inputs.processor import tokens_of
+    from .animation import picture_of
     from .draw import check_size, draw, prompt_documents
+    from .views import gif, png
 
     if not model.pixel_queries:
         notice(
@@ -57,16 +55,16 @@ def draw_files(
             keep=None if kept is None else tokens_of(kept, processor.args), **options,
         ):  # fmt: skip
             bar.update(drawing.pixels * drawings - bar.n)
-            frames += [_side_by_side(drawing, processor)] if args.gif else []
+            frames += [picture_of(drawing, processor)] if args.gif else []
     words = _words_after(model, processor, prompts, drawing, args) if args.then_words else None
     for n, (path, picture) in enumerate(zip(args.files(len(prompts)), drawing.pictures(processor), strict=True)):
         if kept is not None and rows:
             picture.paste(Image.fromarray(kept[:rows]))  # in their original colours
-        _write(path, picture)
+        _write(path, png(picture))
         print(path if words is None else f"{path}\t{words[n]}", file=sys.stdout)
     if args.gif and args.out_image is not None:
         path = args.out_image.with_suffix(".gif")
-        _write(path, frames[0], save_all=True, append_images=frames[1:], duration=80, loop=0)
+        _write(path, gif(frames))
         print(path, file=sys.stdout)
 
 
@@ -96,24 +94,11 @@ def _words_after(
     return generate_batch(model, processor, batch, **sample)
 
 
-def _side_by_side(drawing: "Drawing", processor: "Processor") -> "Image.Image":
-    """All drawings of a step in one picture, enlarged if small."""
-    from PIL import Image
-
-    pictures = drawing.pictures(processor)
-    sheet = Image.new("RGB", (drawing.width * len(pictures), drawing.height))
-    for n, picture in enumerate(pictures):
-        sheet.paste(picture, (n * drawing.width, 0))
-    times = max(1, GIF_SIDE // max(sheet.size))
-    return sheet.resize((sheet.width * times, sheet.height * times), Image.Resampling.NEAREST)
-
-
-def _write(path: Path, picture: "Image.Image", **options: object) -> None:
-    """Save a picture; readers see the whole file or none."""
-    contents, draft = io.BytesIO(), path.with_name(f".{path.name}.{os.getpid()}")
-    picture.save(contents, path.suffix[1:].upper(), **options)
+def _write(path: Path, contents: bytes) -> None:
+    """Write a file; readers see the whole file or none."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(contents.getvalue())
+        draft.write_bytes(contents)
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ What comes next is known to be a word or a pixel, so a word's softmax
 covers the V words and a pixel's the K pix tokens. The chain rule then makes all images of one size sum to 1.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from ..common.errors import PixWordError
 from ..model.batch import Batch, collate
-from ..model.document import END_IMAGE, NO_TARGET, WINDOW, Document
+from ..model.document import END_IMAGE, NO_TARGET, WINDOW, Document, ImageTokens
 from ..model.network import PixWordModel
+from ..pixels.windows import window_order
 
 QUERIES = 4096  # pixels that pass the language block at a time
 
@@ -27,14 +29,34 @@ class LogLikelihood:
     Attributes:
         words: float32 ``[words]``; a document's first element and the closing marks of images have none.
         pixels: float32 ``[pixels]``, in window order.
+        images: the images that the pixels are of, one after the other.
     """
 
     words: np.ndarray
     pixels: np.ndarray
+    images: tuple[ImageTokens, ...] = ()
 
     def bits_per_dimension(self) -> float:
         """Bits a channel of a folded pixel, ``-sum(pixels) / (3 ln 2 pixels)``."""
         return float(-self.pixels.sum(dtype=np.float64) / (3 * np.log(2) * len(self.pixels)))
+
+    def heat_maps(self) -> list[np.ndarray]:
+        """How surprising each pixel was, in nats: float32 ``[h, w]`` for every image."""
+        maps, start = list[np.ndarray](), 0
+        for image in self.images:
+            nats, end = np.empty(image.height * image.width, np.float32), start + image.height * image.width
+            nats[window_order(image.height, image.width, math.isqrt(image.windows.shape[1]))[0]] = -self.pixels[
+                start:end
+            ]
+            maps.append(nats.reshape(image.height, image.width))
+            start = end
+        return maps
+
+    def _repr_html_(self) -> str:
+        from .views import heat_html
+
+        bits = f", {self.bits_per_dimension():.3f} bits per dimension" if len(self.pixels) else ""
+        return heat_html(self.heat_maps(), f"{len(self.words)} words, {len(self.pixels)} pixels{bits}")
 
 
 def log_likelihood(model: PixWordModel, batch: Batch) -> LogLikelihood:
@@ -53,9 +75,11 @@ def log_likelihood(model: PixWordModel, batch: Batch) -> LogLikelihood:
         >>> scores = pw.log_likelihood(model, processor([image]))
         >>> scores.bits_per_dimension()
     """
-    scored = [score_document(model, document) for row in batch.documents for document in row]
+    documents = [document for row in batch.documents for document in row]
+    scored = [score_document(model, document) for document in documents]
     words, pixels = ([np.empty(0, np.float32), *parts] for parts in zip(*scored, strict=True))
-    return LogLikelihood(np.concatenate(words), np.concatenate(pixels))
+    images = tuple(image for document in documents for image in document.images)
+    return LogLikelihood(np.concatenate(words), np.concatenate(pixels), images)
 
 
 def score_document(model: PixWordModel, document: Document) -> tuple[np.ndarray, np.ndarray]:

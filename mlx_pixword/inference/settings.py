@@ -105,11 +105,23 @@ class GenerateArgs(DrawArgs):
         metavar="TEXT",
     )
     each: bool = setting(False, "read every image on its own, in batches")
-    jsonl: bool = setting(False, 'print {"image": ..., "text": ...}, a line for every image with --each')
+    jsonl: bool = setting(
+        False,
+        'print {"image": ..., "text": ..., "log_probability": ..., "confidence": ...}, a line for every image with '
+        "--each",
+    )
+    min_confidence: float = setting(0.0, "leave a reading empty that is less confident than this, 0 to 1")
     revision: str | None = setting(None, "branch, tag or commit of a hub repository")
     dtype: str | None = setting(
         None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.min_confidence <= 1:
+            raise PixWordError(f"--min-confidence must lie in 0..1, got {self.min_confidence}")
+        if self.min_confidence and self.out_image is not None:
+            raise PixWordError("--min-confidence is for reading; leave it out, or --out-image")
 
     def sample_args(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(SampleArgs)}

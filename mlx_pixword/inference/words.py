@@ -8,7 +8,7 @@ What follows is always a word, so the softmax covers the V words alone.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -19,6 +19,14 @@ from ..model.network import PixWordModel
 from .settings import SampleArgs
 
 NEVER_GENERATED = (UNK, BOS, PAD, IMAGE, END_IMAGE)
+
+
+class Step(NamedTuple):
+    """One word of every row: ids ``[B]``, their natural-log probabilities, and whether it is the last step."""
+
+    words: list[int]
+    log_probabilities: list[float]
+    last: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def stream_generate(
     batch = processor(parts)
     words, shown, prompt_seconds = list[int](), "", 0.0
     elements = batch.elements.shape[1]
-    for (word,), last in generate_words(model, batch, SampleArgs(**sample_args)):
+    for (word,), _, last in generate_words(model, batch, SampleArgs(**sample_args)):
         prompt_seconds = prompt_seconds or time.perf_counter() - start
         words += [] if word == EOS else [word]
         text = processor.decode(words)
@@ -84,7 +92,7 @@ def generate_batch(model: PixWordModel, processor: Processor, batch: Batch, **sa
     """The words that follow each row of a batch, generated together."""
     rows: list[list[int]] = [[] for _ in batch.documents]
     done = [False] * len(rows)
-    for words, _ in generate_words(model, batch, SampleArgs(**sample_args)):
+    for words, _, _ in generate_words(model, batch, SampleArgs(**sample_args)):
         done = [d or w == EOS for d, w in zip(done, words, strict=True)]
         for row, word, over in zip(rows, words, done, strict=True):
             row += [] if over else [word]
@@ -93,8 +101,11 @@ def generate_batch(model: PixWordModel, processor: Processor, batch: Batch, **sa
     return [processor.decode(row) for row in rows]
 
 
-def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Iterator[tuple[list[int], bool]]:
-    """Word ids ``[B]`` step by step, with True at the last step; the next step is under way meanwhile."""
+def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Iterator[Step]:
+    """Words step by step; the next step is under way meanwhile.
+
+    Probabilities are the model's own, over all V words, however the words are sampled: those of `log_likelihood`.
+    """
     lengths = [sum(map(len, row)) for row in batch.documents]
     limit = min(args.max_tokens, model.args.max_seq_len - max(lengths) + 1)
     choose = _chooser(model.args.vocab_size, args)
@@ -105,18 +116,18 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     for layer_cache in cache:
         layer_cache.finalize()
     history: list[list[int]] = [[] for _ in lengths]
-    words = choose(history, logits)
+    chosen = choose(history, logits)
     for n in range(limit):
-        current = words
+        words, log_probabilities = chosen
         if n + 1 < limit and args.repetition_penalty == 1:  # the penalty needs the words themselves first
-            words = choose(history, _extend(model, current, cache))
-            mx.async_eval(words)
-        ids: list[int] = current.tolist()
+            chosen = choose(history, _extend(model, words, cache))
+            mx.async_eval(*chosen)
+        ids: list[int] = words.tolist()
         for row, word in zip(history, ids, strict=True):
             row.append(word)
-        yield ids, n + 1 == limit
+        yield Step(ids, log_probabilities.tolist(), n + 1 == limit)
         if n + 1 < limit and args.repetition_penalty != 1:
-            words = choose(history, _extend(model, current, cache))
+            chosen = choose(history, _extend(model, words, cache))
 
 
 def _extend(model: PixWordModel, words: mx.array, cache: list[Any]) -> mx.array:
@@ -133,7 +144,7 @@ def _make_cache(model: PixWordModel, lengths: list[int], width: int) -> list[Any
 
 
 def _chooser(num_words: int, args: SampleArgs) -> Any:
-    """``choose(history, logits [B, V + K]) -> words [B]``."""
+    """``choose(history, logits [B, V + K]) -> words [B], their log-probabilities [B]``."""
     from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
     sampler = make_sampler(args.temperature(0.0), args.top_p if args.top_p < 1 else 0.0, args.min_p, top_k=args.top_k)
@@ -142,11 +153,14 @@ def _chooser(num_words: int, args: SampleArgs) -> Any:
     )
     never = mx.zeros(num_words).at[mx.array(NEVER_GENERATED)].add(-mx.inf)
 
-    def choose(history: list[list[int]], logits: mx.array) -> mx.array:
-        logits = logits[:, :num_words] + never
+    def choose(history: list[list[int]], logits: mx.array) -> tuple[mx.array, mx.array]:
+        scores = logits[:, :num_words]
+        scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
+        logits = scores + never
         for process in penalize:
             rows = [process(mx.array(past), logits[n : n + 1]) for n, past in enumerate(history)]
             logits = mx.concatenate(rows)
-        return sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        words = sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        return words, mx.take_along_axis(scores, words[:, None], axis=1)[:, 0]
 
     return choose

@@ -21,6 +21,7 @@ from ..ops.rotary import rotary_table
 from ..pixels.colors import color_features
 from .args import ModelArgs
 from .batch import Batch
+from .calibration import Calibration
 from .layers import Layer, rms_norm
 
 # ------------------------------------------------------------------------------------------------- layers
@@ -131,6 +132,8 @@ class PixWordModel(nn.Module):
         >>> model(batch).shape                          # batch from a Processor
         (1, 8, 518)
     """
+
+    calibration = Calibration()  # of the readings' probabilities; set by whoever fits it, and kept in config.json
 
     def __init__(self, args: ModelArgs, pixel_queries: int = 0) -> None:
         super().__init__()

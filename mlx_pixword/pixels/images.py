@@ -12,6 +12,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ..common.errors import BadImage, PixWordError
 from .windows import fit_size
 
+Box = tuple[int, int, int, int]  # x and y of the upper left corner, width, height
+
 MAX_PIXELS = 2**30 // 12  # 89,478,485, where Pillow begins to warn of decompression bombs
 
 # Only formats that Pillow decodes in this process; EPS, for one, starts Ghostscript. JPEG includes MPO.
@@ -163,3 +165,21 @@ def _white(image: Image.Image, values: np.ndarray) -> float:
     usual = (255.0, 65535.0) if image.mode == "I" else (1.0, 255.0, 65535.0)
     brightest = float(values.max())
     return next((white for white in usual if brightest <= white), brightest)
+
+
+def crop(rgb: np.ndarray, box: Box) -> np.ndarray:
+    """A part of an image, at its own size.
+
+    Args:
+        rgb: ``[h, w, 3]``.
+        box: ``(x, y, width, height)`` in pixels, from the upper left corner.
+
+    Raises:
+        PixWordError: a box that is empty or reaches beyond the image.
+    """
+    x, y, width, height = box
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > rgb.shape[1] or y + height > rgb.shape[0]:
+        raise PixWordError(
+            f"the box {x},{y},{width},{height} does not lie inside the image of {rgb.shape[1]}x{rgb.shape[0]} pixels"
+        )
+    return rgb[y : y + height, x : x + width]

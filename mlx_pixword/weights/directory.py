@@ -17,6 +17,8 @@ from ..common.settings import named, shown
 from ..inputs.processor import Processor
 from ..inputs.tokenizer import Tokenizer, load_tokenizer
 from ..model.args import DTYPES, ModelArgs, parameters
+from ..model.calibration import KEY as CALIBRATION
+from ..model.calibration import Calibration
 from ..model.network import PixWordModel
 from .safetensors import read_header, read_safetensors
 
@@ -48,6 +50,7 @@ def load(
     args, shards = ModelArgs.from_dict(config), _shards(folder)
     _check_size(args, shards, folder)
     model = PixWordModel(args, _trained_queries(config))
+    model.calibration = Calibration.from_config(config)
     _load_weights(model, shards, folder)
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
     return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
@@ -67,6 +70,7 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     try:
         weights, args = model.plain_weights()
         config = {"model_type": "pixword", TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
+        config |= {CALIBRATION: model.calibration.to_dict()} if model.calibration != Calibration() else {}
         files.write_file(draft / "config.json", lambda file: file.write(_json(config)))
         _save_weights(weights, draft)
         if tokenizer is not None:
