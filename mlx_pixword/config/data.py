@@ -7,6 +7,9 @@ from ..common.errors import PixWordError
 from ..common.settings import setting
 
 COLORS = ("schemes", "random")  # of the built-in plates
+BUILT_IN = ("plates", "text")  # names of --data that are no paths
+TEXT_KINDS = ("numbers", "prices", "dates", "times", "codes", "words")
+TEXT_LENGTH = 10  # characters of the longest built-in text
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,8 @@ class DataArgs:
 
     data: list[str] = setting(
         [],
-        "images, UPW text files, .jsonl, .zip or .tar, or chat.json; may be repeated; none: built-in plates",
+        "plates or text (both built in), or images, UPW text files, .jsonl, .zip or .tar, chat.json, or .pwtext; "
+        "may be repeated; none: plates",
         metavar="PATH",
     )
     images: Path | None = setting(
@@ -27,6 +31,15 @@ class DataArgs:
     )
     cache: Path | None = setting(None, "keep folded images here, so that later epochs do not decode", metavar="DIR")
     plate_colors: str = setting("schemes", "colours of the built-in plates", choices=COLORS)
+    text_kinds: str = setting(",".join(TEXT_KINDS), "kinds of built-in text, with commas between", metavar="KINDS")
+    text_heights: str = setting("4-32", "pixels from top to bottom of the ink of built-in text", metavar="LOW-HIGH")
+    text_contrast: str = setting("0.2-1", "contrast of built-in text; 1 is black on white", metavar="LOW-HIGH")
+    text_length: int = setting(TEXT_LENGTH, "characters of the longest built-in text")
+    text_curriculum: int = setting(0, "documents over which built-in text grows from 2 characters to its full length")
+    text_words: Path | None = setting(
+        None, "words of built-in text, one a line (default: some hundred)", metavar="FILE"
+    )
+    fonts: list[str] = setting([], "more faces for built-in text, from a folder; may be repeated", metavar="DIR")
     caption_first: float = setting(0.0, "fraction of captioned images whose caption comes first, to learn to draw")
     batch_tokens: int = setting(256, "words and windows a micro-batch, padding included")
     pack: bool = setting(True, "put several documents into one row (they never see each other)")
@@ -39,8 +52,37 @@ class DataArgs:
         for name in ("batch_tokens", "group_size", "threads"):
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_kinds(self.text_kinds)
+        low, high = limits("text_heights", self.text_heights)
+        if not 3 <= low <= high <= 256:
+            raise PixWordError(f"text_heights must lie in 3..256 pixels, the lower first, got {self.text_heights}")
+        low, high = limits("text_contrast", self.text_contrast)
+        if not 0.02 <= low <= high <= 1:
+            raise PixWordError(f"text_contrast must lie in 0.02..1, the lower first, got {self.text_contrast}")
+        if self.text_length < 2 or self.text_curriculum < 0:
+            raise PixWordError(
+                "text_length must be at least 2 and text_curriculum not negative, "
+                f"got {self.text_length} and {self.text_curriculum}"
+            )
         if not 0 < self.decode_seconds < float("inf"):
             raise PixWordError(f"decode_seconds must be positive, got {self.decode_seconds}")
         for name in ("max_bad", "caption_first"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PixWordError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+
+
+def limits(name: str, text: str) -> tuple[float, float]:
+    """The two numbers of a setting such as "4-32"; a single one is both."""
+    low, _, high = text.partition("-")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise PixWordError(f"{name} must be two numbers such as 4-32, or one, got {text!r}") from None
+
+
+def check_kinds(text: str) -> tuple[str, ...]:
+    """The kinds of text in a setting such as "numbers,words"."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
+    if not kinds or set(kinds) - set(TEXT_KINDS):
+        raise PixWordError(f"text_kinds must be some of {', '.join(TEXT_KINDS)}, got {text!r}")
+    return kinds

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import PixWordError
-from ..config.data import DataArgs
+from ..config.data import BUILT_IN, DataArgs, check_kinds, limits
 from ..inputs.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ..model.document import SPECIAL_WORDS
 from .base import Source
+from .fonts import find_faces
+from .mixed import MixedSource
 from .plates import PlateSource
 from .sources import open_source
+from .strings import read_words
+from .text_images import TextSource, TextStyle
 
 TOKENIZER_CHARACTERS = 20_000_000  # enough for 32,000 pieces, and little memory
 CHUNK = 1000  # characters; sentencepiece leaves out sentences above 4,192 bytes
@@ -29,16 +33,49 @@ class Split:
     heldout_indices: np.ndarray | None = None
 
 
-def open_split(args: DataArgs, seed: int, heldout: int) -> Split:
-    """Open a run's sources and hold out ``heldout`` documents, at most a tenth; built-in plates split by string."""
-    if not args.data:
-        plates = [PlateSource(seed, reserved=reserved, colors=args.plate_colors) for reserved in (False, True)]
-        return Split([plates[0]], [plates[1]], None, np.arange(heldout))
+def open_split(args: DataArgs, seed: int, heldout: int, image_size: int = 64) -> Split:
+    """Open a run's sources and hold out ``heldout`` documents, at most a tenth.
+
+    What is built in is split by string, and text by family of faces too; ``image_size`` is what text has to fit.
+    """
+    names = args.data or ["plates"]
+    if set(names) <= set(BUILT_IN):
+        train, held = (_built_in(names, args, seed, reserved, image_size) for reserved in (False, True))
+        return Split([train], [held], None, np.arange(heldout))
+    if inside := [name for name in names if name in BUILT_IN]:
+        raise PixWordError(
+            f"--data {inside[0]} is built in and endless, and cannot be mixed with files; write it to a file first "
+            f"(scripts/make_{inside[0]}.py), or write ./{inside[0]} for a folder of that name"
+        )
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     total = sum(map(len, sources))
     order = np.random.default_rng((seed, 0)).permutation(total)
     count = min(heldout, -(-total // 10)) if total > 1 else 0
     return Split(sources, sources, np.sort(order[count:]), np.sort(order[:count]))
+
+
+def _built_in(names: Sequence[str], args: DataArgs, seed: int, held_out: bool, image_size: int) -> Source:
+    """The built-in sources of these names, taking turns."""
+    sources = list[Source]()
+    for name in names:
+        if name == "plates":
+            sources.append(PlateSource(seed, reserved=held_out, colors=args.plate_colors))
+        else:
+            sources.append(_text(args, seed, held_out, image_size))
+    return sources[0] if len(sources) == 1 else MixedSource(sources)
+
+
+def _text(args: DataArgs, seed: int, held_out: bool, image_size: int) -> TextSource:
+    faces, unusable = find_faces(args.fonts)
+    words, foreign = read_words(args.text_words) if args.text_words else (None, 0)
+    if foreign:
+        unusable.append((str(args.text_words), f"{foreign} words have characters that not every face has"))
+    style = TextStyle(
+        check_kinds(args.text_kinds), limits("text_heights", args.text_heights),
+        limits("text_contrast", args.text_contrast), length=args.text_length,
+        curriculum=0 if held_out else args.text_curriculum,
+    )  # fmt: skip
+    return TextSource(seed, held_out, style, image_size, faces, words, unusable)
 
 
 def choose_tokenizer(args: DataArgs, sources: Sequence[Source], vocab_size: int) -> Tokenizer | None:
@@ -62,6 +99,12 @@ def _chunks(sources: Sequence[Source]) -> Iterator[str]:
     for source in sources:
         for text in source.texts():
             yield from (text[i : i + CHUNK] for i in range(0, len(text), CHUNK) if text[i : i + CHUNK].strip())
+
+
+def data_notes(sources: Sequence[Source]) -> list[str]:
+    """What a run should say of its data beyond the names of its sources: the faces of built-in text."""
+    inner = [one for source in sources for one in (source.sources if isinstance(source, MixedSource) else [source])]
+    return [f"fonts    {source.faces_note()}" for source in inner if isinstance(source, TextSource)]
 
 
 def check_vocabulary(tokenizer: Tokenizer | None, wanted: int) -> int:

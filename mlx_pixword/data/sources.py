@@ -14,8 +14,12 @@ from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
 from .pictures import ArchivePicture, FilePicture
 from .records import RecordFile, caption_parts, llava_parts, scan_array, scan_lines
 from .references import IMAGE_START, image_opener, parse_references, resolve_reference
+from .text_file import SUFFIX as TEXT_SUFFIX
+from .text_file import TextFile
 
-_USABLE = "a folder of images or of .txt files, a .jsonl, a .zip or .tar of images, LLaVA's chat.json, or an image"
+_USABLE = (
+    "a folder of images or of .txt files, a .jsonl, a .zip or .tar of images, LLaVA's chat.json, .pwtext, or an image"
+)
 _LLAVA_FILE = "chat.json"
 _UNUSABLE = "not an image"
 
@@ -28,7 +32,8 @@ def open_source(path: Path, images: Path | None = None, allow_outside: bool = Fa
 
     Args:
         path: a folder of images or of UPW text files (``.txt``), a ``.jsonl`` of ``{"text"}`` or ``{"image",
-            "caption"}``, a ``.zip`` or ``.tar`` of images, LLaVA's ``chat.json`` or its folder, a text, or an image.
+            "caption"}``, a ``.zip`` or ``.tar`` of images, LLaVA's ``chat.json`` or its folder, a
+            ``.pwtext``, a text, or an image.
         images: the folder or archive that image references are relative to; by default where the texts lie.
         allow_outside: lets references leave that folder.
 
@@ -47,6 +52,8 @@ def open_source(path: Path, images: Path | None = None, allow_outside: bool = Fa
         return RecordFile(path, opener, scan_array, llava_parts)
     if is_archive(path):
         return _open_archive(path)
+    if suffix == TEXT_SUFFIX:
+        return TextFile(path)
     if suffix == ".txt":
         return TextFiles(str(path), [path], _text_opener(images, allow_outside), [])
     if suffix in IMAGE_SUFFIXES:

@@ -16,10 +16,12 @@ from ..model.args import ModelArgs
 _FIXED = (
     "preset", *(f.name for f in fields(ModelArgs) if f.name != "dtype"),
     "seed", "optimizer", "eval_documents",
-    "plate_colors", "caption_first", "batch_tokens", "pack", "group_size",
+    "plate_colors", "text_kinds", "text_heights", "text_contrast", "text_length", "text_curriculum",
+    "caption_first", "batch_tokens", "pack", "group_size",
 )  # fmt: skip
 # These change how, where or how long a run goes on, and nothing of what it has learnt.
-_FREE = ("out", "resume", "data", "images", "allow_outside", "tokenizer", "cache", "threads", "streams", "zero_init",
+_FREE = ("out", "resume", "data", "images", "allow_outside", "tokenizer", "cache", "text_words", "fonts", "threads",
+         "streams", "zero_init",
          "log_every", "eval_every", "save_every", "sample_images", "draw_images", "report_to", "max_bad",
          "keep", "keep_best", "max_nonfinite", "free_memory_gb",
          "decode_seconds", "rank_timeout")  # fmt: skip

@@ -17,7 +17,7 @@ from ..config.train import TrainArgs
 from ..data.cache import TokenCache
 from ..data.decoders import Decoders
 from ..data.loader import Encoder, Loader
-from ..data.open import Split, check_vocabulary, choose_tokenizer, has_text, open_split
+from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, has_text, open_split
 from ..data.skips import SkipLog
 from ..evaluation.readings import heldout_documents
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
@@ -50,7 +50,7 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
         if folder.exists() and ranks.first:
             stack.enter_context(owned(folder))
         checkpoint = _start(config, ranks)
-        split = open_split(config.data, config.train.seed, config.train.eval_documents)
+        split = open_split(config.data, config.train.seed, config.train.eval_documents, config.model.image_size)
         tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
         args = replace(config.model, vocab_size=check_vocabulary(tokenizer, config.model.vocab_size))
         config = replace(config, model=args)
@@ -198,4 +198,6 @@ def announce(run: Run) -> None:
     )
     notice(f"model    {c.preset}, {size}")
     notice(f"data     {names}; {len(run.heldout)} documents held out")
+    for note in data_notes(run.loader.sources):
+        notice(note)
     notice(f"run      {run.folder}, steps {run.progress.step} to {c.train.steps}, on {mx.default_device().type.name}")

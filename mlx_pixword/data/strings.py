@@ -1,0 +1,144 @@
+"""Strings for the built-in text: numbers, prices, dates, times, codes and words, split by their hash."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from ..common.errors import PixWordError
+from ..config.data import TEXT_KINDS
+from .fonts import CHARACTERS
+from .plates import is_reserved
+
+LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # as on real plates, without those that are easily taken for others
+TRIES = 20_000  # a tenth of a hundredth is usable where the limit is tight
+_DATES = (
+    "{m:02}/{y:02}", "{d}/{m}/{y:02}", "{d:02}/{m:02}/{y:02}", "{d:02}.{m:02}.{y:02}", "{d:02}-{m:02}-{y:02}",
+    "20{y:02}-{m:02}-{d:02}", "{d:02}/{m:02}/20{y:02}", "{d}.{m}.20{y:02}",
+)  # fmt: skip
+_TIMES = ("{h}:{m:02}", "{h:02}:{m:02}", "{h:02}:{m:02}:{s:02}", "{t}:{m:02}am", "{t}:{m:02}pm", "{h:02}.{m:02}")
+_CODES = (  # L a letter, D a digit, X either
+    "LDD", "DDL", "XXX", "LDDD", "XXXX", "LLDDD", "DDLLD", "XXXXX", "LL-DDD", "LLLDDD", "XXXXXX", "LLDDLLL", "LLL-DDD",
+    "LL-DDDD", "XXXXXXX", "L-DDD-LL", "XXXX-XXXX", "DD-LLL-DD",
+)  # fmt: skip
+_SHORTEST = {"numbers": "88", "prices": "8.88", "dates": "08/28", "times": "8:48", "codes": "W88"}
+
+
+def reserved(text: str) -> bool:
+    """True for the tenth of all strings that is kept for evaluation, in whatever case they are written."""
+    return is_reserved(text.casefold())
+
+
+@cache
+def built_in_words() -> tuple[str, ...]:
+    """Some hundred common English words."""
+    return tuple(Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split())
+
+
+def read_words(path: Path) -> tuple[list[str], int]:
+    """Words of a file, one a line, and how many were left out because faces lack their characters."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise PixWordError(f"--text-words {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise PixWordError(f"--text-words {path} is not valid UTF-8 at byte {error.start}") from None
+    words = [line.strip() for line in lines if line.strip()]
+    usable = [word for word in words if set(word) <= set(CHARACTERS)]
+    if not usable:
+        raise PixWordError(f"--text-words {path}: none of {len(words)} lines is a word of Latin letters")
+    return usable, len(words) - len(usable)
+
+
+class Strings:
+    """Draws strings of some kinds, from one side of the split.
+
+    Args:
+        kinds: of `TEXT_KINDS`.
+        held_out: the reserved strings, or the others.
+        words: for the kind "words".
+    """
+
+    def __init__(self, kinds: Sequence[str], held_out: bool, words: Sequence[str] | None = None) -> None:
+        if unknown := [kind for kind in kinds if kind not in TEXT_KINDS]:
+            raise PixWordError(f"unknown kind of text {unknown[0]!r}; known kinds are {', '.join(TEXT_KINDS)}")
+        self.kinds, self.held_out = tuple(kinds), held_out
+        chosen = built_in_words() if words is None else words
+        self.words_digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest() if "words" in kinds else ""
+        self._words = sorted(
+            {word for word in chosen if reserved(word) == held_out}, key=lambda word: (len(word), word)
+        )
+        self._lengths = [len(word) for word in self._words]
+        if "words" in kinds and not self._words:
+            raise PixWordError(f"none of {len(chosen)} words is on the {'held-out' if held_out else 'training'} side")
+
+    def shortest(self, kind: str) -> str:
+        """A string of the kind that is as short as any: what must fit."""
+        return self._words[0].upper() if kind == "words" else _SHORTEST[kind]
+
+    def kinds_within(self, limit: int) -> tuple[str, ...]:
+        """Kinds that have strings of at most ``limit`` characters; if none has, those with the shortest strings."""
+        lengths = {kind: 1 if kind == "numbers" else len(self.shortest(kind)) for kind in self.kinds}
+        limit = max(limit, min(lengths.values()))
+        return tuple(kind for kind, length in lengths.items() if length <= limit)
+
+    def draw(self, kind: str, limit: int, r: Random) -> str:
+        """A string of a kind; at most ``limit`` characters, where the kind has such strings."""
+        limit = max(limit, 2 if kind == "numbers" else len(self.shortest(kind)))
+        if kind == "words":
+            return _cased(self._words[int(r.random() * bisect_right(self._lengths, limit))], r)
+        make = {"numbers": _number, "prices": _price, "dates": _date, "times": _time, "codes": _code}[kind]
+        for _ in range(TRIES):
+            text = make(limit, r)
+            if len(text) <= limit and reserved(text) == self.held_out:
+                return text
+        raise PixWordError(f"no string of the kind {kind} has at most {limit} characters")
+
+
+def pick(r: Random, choices: Sequence[str]) -> str:
+    """One of several. `Random.random` gives the same numbers in every Python, `Random.choice` may not."""
+    return choices[int(r.random() * len(choices))]
+
+
+def between(r: Random, low: int, high: int) -> int:
+    """An integer, both ends included."""
+    return low + int(r.random() * (high - low + 1))
+
+
+def _digits(count: int, r: Random) -> str:
+    return "".join(pick(r, "0123456789") for _ in range(count))
+
+
+def _number(limit: int, r: Random) -> str:
+    return _digits(between(r, 1, min(8, limit)), r)
+
+
+def _price(limit: int, r: Random) -> str:
+    whole = between(r, 1, 9) * 10 ** between(r, 0, max(0, min(4, limit - 4)))
+    whole += int(r.random() * whole)
+    text = f"{whole:,}" if r.random() < 0.5 else str(whole)
+    mark = "$" if r.random() < 0.4 and len(text) + 4 <= limit else ""
+    return f"{mark}{text}.{pick(r, ('00', '50', '95', '99')) if r.random() < 0.3 else _digits(2, r)}"
+
+
+def _date(limit: int, r: Random) -> str:
+    return pick(r, _DATES).format(d=between(r, 1, 31), m=between(r, 1, 12), y=between(r, 0, 39))
+
+
+def _time(limit: int, r: Random) -> str:
+    values = {"h": between(r, 0, 23), "m": between(r, 0, 59), "s": between(r, 0, 59), "t": between(r, 1, 12)}
+    return pick(r, _TIMES).format(**values)
+
+
+def _code(limit: int, r: Random) -> str:
+    pattern = pick(r, [code for code in _CODES if len(code) <= limit])
+    either = LETTERS + "23456789"
+    kinds = {"L": LETTERS, "D": "0123456789", "X": either}
+    return "".join(pick(r, kinds[c]) if c in kinds else c for c in pattern)
+
+
+def _cased(word: str, r: Random) -> str:
+    chance = r.random()
+    return word if chance < 0.5 else word.capitalize() if chance < 0.75 else word.upper()
