@@ -99,7 +99,7 @@ def read_image(path: Path, processor: "Processor", flag: str = "--image") -> "Im
     from .inputs.processor import tokens_of
     from .pixels.images import decode_file
 
-    return tokens_of(decode_file(path, flag, processor.args.image_size), processor.args)
+    return tokens_of(decode_file(path, flag, processor.args.image_size).rgb, processor.args)
 
 
 def _fill(parts: Sequence["str | Path"], processor: "Processor", args: GenerateArgs) -> list["Part"]:

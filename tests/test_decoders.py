@@ -25,10 +25,10 @@ REPLACED = """
 import os, signal, sys, time
 sys.path[:] = {path!r}
 import mlx_pixword.data.decode_worker as worker
-def decode(file, size, original=worker.decode_image):
+def decode(file, size, original=worker.decode):
     {what}
     return original(file, size)
-worker.decode_image = decode
+worker.decode = decode
 worker.main()
 """
 

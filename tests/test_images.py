@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-from mlx_pixword.common.errors import BadImage
-from mlx_pixword.pixels import images
-from mlx_pixword.pixels.images import FORMATS, IMAGE_SUFFIXES, decode_image
+from mlx_pixword.common.errors import BadImage, PixWordError
+from mlx_pixword.pixels import formats
+from mlx_pixword.pixels.formats import CUT_SHORT, FORMATS, IMAGE_SUFFIXES
+from mlx_pixword.pixels.images import decode, decode_image, fit_rgb
 
 ROOT = Path(__file__).parents[1]
 GREY = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
@@ -202,7 +203,7 @@ def test_decompression_bomb_is_refused_by_its_header(width, height):
 
 
 def test_pixel_limit(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 239)
+    monkeypatch.setattr(formats, "MAX_PIXELS", 239)
     with pytest.raises(BadImage, match="20x12 is too large, the limit is 239 pixels"):
         decoded(encode_array(RGB))
 
@@ -261,5 +262,124 @@ def test_threads_agree():
 
 def test_suffixes_match_the_formats():
     Image.init()
-    formats = {Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES - {".jpf"}}
+    formats = {Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES - {".jpf", ".heic", ".heif", ".hif"}}
     assert formats == {*FORMATS, "MPO"}
+
+
+# --- images as people have them ---------------------------------------------------------------------------------------
+
+
+def swapped_profile():
+    """An sRGB profile whose red and green primaries have changed places."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack(">I", profile[128:132])[0]
+    place = {bytes(profile[132 + 12 * n : 136 + 12 * n]): 136 + 12 * n for n in range(count)}
+    a, b = place[b"rXYZ"], place[b"gXYZ"]
+    profile[a : a + 8], profile[b : b + 8] = profile[b : b + 8], profile[a : a + 8]
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("image_size", [64, 4])
+def test_colour_profiles_are_applied(mode, image_size):
+    image = Image.new("RGB", (8, 8), (250, 30, 60))
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    pixel = decoded(encode(image, "PNG", icc_profile=swapped_profile()), image_size)[1, 1].astype(int)
+    assert np.abs(pixel - (30, 250, 60)).max() <= 3  # exact primaries would give (30, 250, 60)
+    with Image.open(io.BytesIO(encode(image, "PNG", icc_profile=swapped_profile()))) as opened:
+        np.testing.assert_array_equal(fit_rgb(opened, image_size)[1, 1], pixel)
+
+
+def test_transparency_is_laid_over_white_after_the_profile():
+    image = Image.new("RGBA", (2, 1), (250, 30, 60, 0))
+    assert decoded(encode(image, "PNG", icc_profile=swapped_profile()))[0, 0].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"x" * 200])
+def test_srgb_itself_and_broken_profiles_change_nothing(profile):
+    np.testing.assert_array_equal(decoded(encode_array(RGB, icc_profile=profile)), RGB)
+
+
+def test_a_profile_for_other_channels_changes_nothing():
+    np.testing.assert_array_equal(decoded(encode_array(GREY, icc_profile=swapped_profile()))[..., 0], GREY)
+
+
+def tiff(photometric, bits, data, sample_format=1):
+    tags = [(256, 4), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
+    tags += [(279, len(data)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "top", "sample_format"), [(8, "u1", 255, 1), (16, "<u2", 65535, 1), (32, "<f4", 1.0, 3)]
+)
+def test_white_is_zero_is_turned_over_at_every_depth(bits, kind, top, sample_format):
+    values = (np.array([0, 51, 102, 255]) / 255 * top).astype(kind).tobytes()
+    assert decoded(tiff(1, bits, values, sample_format))[0, :, 0].tolist() == [0, 51, 102, 255]
+    assert decoded(tiff(0, bits, values, sample_format))[0, :, 0].tolist() == [255, 204, 153, 0]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("cut", [1, 2, 3, 40])
+def test_a_jpeg_that_lacks_its_last_bytes_is_shown_and_noted(progressive, cut):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 160, 3), np.uint8)
+    data = encode_array(noise, "JPEG", progressive=progressive)
+    whole, short = decode(io.BytesIO(data), 200), decode(io.BytesIO(data[:-cut]), 200)
+    assert (whole.note, short.note) == ("", CUT_SHORT)
+    np.testing.assert_array_equal(short.rgb[:100], whole.rgb[:100]) if not progressive else None
+    assert np.abs(short.rgb.astype(int) - whole.rgb).mean() < 6
+
+
+def test_a_jpeg_that_lacks_half_is_refused():
+    data = encode_array(np.random.default_rng(0).integers(0, 256, (200, 160, 3), np.uint8), "JPEG")
+    with pytest.raises(BadImage, match=r"cut short, [45]\d% of its rows are missing"):
+        decoded(data[: len(data) // 2])
+
+
+def test_heic_is_read(tmp_path):
+    import pillow_heif
+
+    smooth = np.asarray(Image.fromarray(RGB).resize((80, 48), Image.Resampling.BICUBIC))
+    path = tmp_path / "a.heic"
+    pillow_heif.from_pillow(Image.fromarray(smooth)).save(path, quality=95)
+    got = decode(io.BytesIO(path.read_bytes()), 80)
+    assert got.size == (80, 48) and np.abs(got.rgb.astype(int) - smooth).mean() < 6
+    for data in (path.read_bytes()[:200], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)):
+        with pytest.raises(BadImage, match="^damaged HEIC image"):
+            decoded(data)
+
+
+def test_heic_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(BadImage, match="pip install pillow-heif"):
+        decoded(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300))
+
+
+def test_large_jpegs_are_decoded_at_half_size_and_others_refused(monkeypatch):
+    picture = Image.fromarray(RGB).resize((60, 36), Image.Resampling.BICUBIC)
+    small = picture.resize((20, 12), Image.Resampling.BILINEAR)
+    monkeypatch.setattr(formats, "MAX_PIXELS", 60 * 36 - 1)
+    got = decode(io.BytesIO(encode(picture, "JPEG", quality=95, exif=orientation(6))), 20)
+    assert got.size == (36, 60)
+    assert np.abs(np.rot90(got.rgb).astype(int) - np.asarray(small)).mean() < 8
+    with pytest.raises(BadImage, match="60x36 is too large, the limit is 2,159 pixels; scale it down"):
+        decoded(encode(picture, "PNG"))
+    monkeypatch.setattr(formats, "MAX_JPEG_PIXELS", 60 * 36 - 1)
+    with pytest.raises(BadImage, match="60x36 is too large"):
+        decoded(encode(picture, "JPEG"))
+
+
+@pytest.mark.parametrize("value", [1, 6])
+def test_a_box_shows_a_part_at_its_own_size(value):
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encode_array(picture, exif=orientation(value))))))
+    got = decode(io.BytesIO(encode_array(picture, exif=orientation(value))), 32, (5, 7, 60, 50))
+    np.testing.assert_array_equal(got.rgb, upright[7:57, 5:65])
+    assert got.size == upright.shape[1::-1]
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 2, 2), (0, 0, 21, 1), (0, 0, 0, 1), (19, 11, 1, 2), (20, 0, 1, 1)])
+def test_a_box_outside_the_image_is_refused(box):
+    with pytest.raises(PixWordError, match="does not lie inside the image of 20x12 pixels"):
+        decode(io.BytesIO(encode_array(RGB)), 64, box)

@@ -1,6 +1,6 @@
 """The process that decodes images for `decoders`: it reads requests from standard input until there are no more.
 
-A request is `REQUEST` and a path or a file's bytes; an answer is `ANSWER` and pixels ``[h, w, 3]`` or a reason.
+A request is `REQUEST` and a path or a file's bytes; an answer is `ANSWER`, a note, and pixels ``[h, w, 3]`` or a reason.
 It dies by a signal if a file takes longer than the limit, whether or not its parent is alive, and ends with its parent.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..common.errors import BadImage
-from ..pixels.images import decode_image
+from ..pixels.images import Decoded, decode
 
 REQUEST = struct.Struct("<cIdQ")  # PATH or BYTES, image size, seconds of processor time, bytes that follow
-ANSWER = struct.Struct("<cIIQ")  # PIXELS or REASON, height, width, bytes that follow
+ANSWER = struct.Struct("<cIIIIHQ")  # PIXELS or REASON, height, width, both of the file, bytes of note, of the rest
 PATH, BYTES, PIXELS, REASON = b"p", b"b", b"i", b"r"
 MAX_MEMORY = 4 * 2**30  # address space; a file within the pixel limit needs about a quarter
 
@@ -49,27 +49,30 @@ def wall_limit(seconds: float) -> float:
     return 5 * seconds + 1
 
 
-def _answer(kind: bytes, payload: bytes, image_size: int) -> tuple[bytes, int, int, bytes]:
+def _answer(kind: bytes, payload: bytes, image_size: int) -> Decoded | str:
     try:
         if kind == PATH:
             with Path(payload.decode("utf-8", "surrogateescape")).open("rb") as file:
-                rgb = decode_image(file, image_size)
-        else:
-            rgb = decode_image(BytesIO(payload), image_size)
+                return decode(file, image_size)
+        return decode(BytesIO(payload), image_size)
     except FileNotFoundError:
-        return REASON, 0, 0, b"file not found"
-    except (BadImage, OSError, MemoryError) as error:
-        text = str(error) if isinstance(error, BadImage) else f"cannot be read: {_reason(error)}"
-        return REASON, 0, 0, text.encode("utf-8", "replace")
-    return PIXELS, rgb.shape[0], rgb.shape[1], rgb.tobytes()
+        return "file not found"
+    except BadImage as error:
+        return str(error)
+    except (OSError, MemoryError) as error:
+        return f"cannot be read: {_reason(error)}"
 
 
 def _reason(error: OSError | MemoryError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _send(target: BinaryIO, answer: tuple[bytes, int, int, bytes]) -> None:
-    kind, height, width, payload = answer
-    target.write(ANSWER.pack(kind, height, width, len(payload)))
-    target.write(payload)
+def _send(target: BinaryIO, answer: Decoded | str) -> None:
+    if isinstance(answer, str):
+        reason = answer.encode("utf-8", "replace")
+        target.write(ANSWER.pack(REASON, 0, 0, 0, 0, 0, len(reason)) + reason)
+    else:
+        rgb, (width, height), note = answer.rgb, answer.size, answer.note.encode()
+        target.write(ANSWER.pack(PIXELS, *rgb.shape[:2], height, width, len(note), rgb.nbytes) + note)
+        target.write(rgb.tobytes())
     target.flush()

@@ -18,8 +18,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ..common.errors import BadImage
+from ..pixels.images import Decoded
 from .base import Picture
 from .decode_worker import ANSWER, BYTES, PATH, PIXELS, REQUEST, wall_limit
+from .pictures import decode_encoded
 
 SECONDS = 20.0  # of processor time a file; the largest allowed image takes a few
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from mlx_pixword.data.decode_worker import main; main()"
@@ -33,6 +35,14 @@ class EncodedPicture(Protocol):
     def encoded(self) -> Path | bytes:
         """The file, or its bytes; raises ``BadImage`` if they cannot be had."""
         ...
+
+
+def decode_here(picture: Picture, image_size: int) -> Decoded:
+    """Decode in this process; raises ``BadImage``."""
+    if not isinstance(picture, EncodedPicture):
+        rgb = picture.rgb(image_size)
+        return Decoded(rgb, (rgb.shape[1], rgb.shape[0]))
+    return decode_encoded(picture.encoded(), image_size)
 
 
 class Decoders:
@@ -57,8 +67,12 @@ class Decoders:
 
     def rgb(self, picture: Picture, image_size: int) -> np.ndarray:
         """See ``Picture.rgb``; a file that crashes its decoder twice or takes too long twice is a ``BadImage`` too."""
+        return self.decode(picture, image_size).rgb
+
+    def decode(self, picture: Picture, image_size: int) -> Decoded:
+        """The same with the size of the file's image, and with a note if the file is not whole."""
         if not isinstance(picture, EncodedPicture):
-            return picture.rgb(image_size)
+            return decode_here(picture, image_size)
         content = picture.encoded()
         try:
             return self._ask(content, image_size)
@@ -69,12 +83,12 @@ class Decoders:
         except _Lost as lost:
             raise BadImage(lost.reason) from None
 
-    def _ask(self, content: Path | bytes, image_size: int) -> np.ndarray:
+    def _ask(self, content: Path | bytes, image_size: int) -> Decoded:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         worker = worker or _Worker()
         try:
-            rgb = worker.ask(content, image_size, self._seconds)
+            decoded = worker.ask(content, image_size, self._seconds)
         except BadImage:
             self._put_back(worker)
             raise
@@ -82,7 +96,7 @@ class Decoders:
             worker.close()
             raise
         self._put_back(worker)
-        return rgb
+        return decoded
 
     def _put_back(self, worker: "_Worker") -> None:
         with self._lock:
@@ -113,20 +127,22 @@ class _Worker:
         with suppress(AttributeError, OSError):  # Linux: an answer fits the pipe, so that nobody waits
             fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, 2**20)
 
-    def ask(self, content: Path | bytes, image_size: int, seconds: float) -> np.ndarray:
+    def ask(self, content: Path | bytes, image_size: int, seconds: float) -> Decoded:
         """Decode; raises ``BadImage``, or ``_Lost`` if the process ended or had to be ended."""
         payload = os.fsencode(content) if isinstance(content, Path) else content
         kind = PATH if isinstance(content, Path) else BYTES
         deadline = time.monotonic() + wall_limit(seconds) + 2  # the process ends itself before
         try:
             self._write(REQUEST.pack(kind, image_size, seconds, len(payload)) + payload, deadline)
-            answer, height, width, length = ANSWER.unpack(self._read(ANSWER.size, deadline))
-            result = self._read(length, deadline)
+            answer, *sizes, noted, length = ANSWER.unpack(self._read(ANSWER.size, deadline))
+            note, result = self._read(noted, deadline).decode(), self._read(length, deadline)
         except (OSError, EOFError):
             raise _Lost(self._what_happened(seconds)) from None
         if answer != PIXELS:
             raise BadImage(result.decode("utf-8", "replace"))
-        return np.frombuffer(result, np.uint8).reshape(height, width, 3)
+        height, width, whole_height, whole_width = sizes
+        rgb = np.frombuffer(result, np.uint8).reshape(height, width, 3)
+        return Decoded(rgb, (whole_width, whole_height), note)
 
     def close(self) -> None:
         """End the process at once and leave nothing behind."""

@@ -17,7 +17,7 @@ from ..model.args import ModelArgs
 from ..model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
 from .base import Picture, Source
 from .cache import TokenCache
-from .decoders import Decoders
+from .decoders import Decoders, decode_here
 from .pack import Row, plan_batches
 from .skips import SkipLog, SkipNotes
 
@@ -55,13 +55,15 @@ class Encoder:
         if self.cache and key and (image := self.cache.get(key)):
             return image
         try:
-            size = self.args.image_size
-            rgb = self.decoders.rgb(picture, size) if self.decoders else picture.rgb(size)
+            decode = self.decoders.decode if self.decoders else decode_here
+            rgb, _, note = decode(picture, self.args.image_size)
             image = tokens_of(rgb, self.args)
         except BadImage as error:
             self.skips.skip(picture.name, str(error))
             return None
-        if self.cache and key:
+        if note:
+            self.skips.skip(picture.name, note, bad=False)
+        elif self.cache and key:  # or a later run would not learn of the note
             self.cache.put(key, image)
         return image
 

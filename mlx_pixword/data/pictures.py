@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import BadImage
-from ..pixels.images import decode_image
+from ..pixels.images import Decoded, decode
 from .archives import Archive
 
 
@@ -20,13 +20,7 @@ class FilePicture:
 
     def rgb(self, image_size: int) -> np.ndarray:
         """See ``Picture.rgb``; a missing file is a ``BadImage`` too."""
-        try:
-            with self.path.open("rb") as file:
-                return decode_image(file, image_size)
-        except FileNotFoundError:
-            raise BadImage("file not found") from None
-        except OSError as error:
-            raise BadImage(f"cannot be read: {error.strerror or error}") from None
+        return decode_encoded(self.path, image_size).rgb
 
     def encoded(self) -> Path:
         """See ``EncodedPicture.encoded``."""
@@ -44,11 +38,22 @@ class ArchivePicture:
 
     def rgb(self, image_size: int) -> np.ndarray:
         """See ``Picture.rgb``; a missing, encrypted or damaged member is a ``BadImage`` too."""
-        return decode_image(BytesIO(self.encoded()), image_size)
+        return decode_encoded(self.encoded(), image_size).rgb
 
     def encoded(self) -> bytes:
         """See ``EncodedPicture.encoded``; a missing, encrypted or damaged member is a ``BadImage``."""
         return self.archive.read(self.member)
+
+
+def decode_encoded(content: Path | bytes, image_size: int) -> Decoded:
+    """Decode a file, or a file's bytes, in this process; raises ``BadImage``."""
+    try:
+        with content.open("rb") if isinstance(content, Path) else BytesIO(content) as file:
+            return decode(file, image_size)
+    except FileNotFoundError:
+        raise BadImage("file not found") from None
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror or error}") from None
 
 
 def _cache_key(path: Path, *member: str) -> str | None:

@@ -1,6 +1,7 @@
 """Files that are left out: named once with the reason, and counted."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
@@ -20,8 +21,8 @@ class SkipLog:
 
     def __init__(self, path: Path | None = None, size: int | None = None) -> None:
         self._path, self._lock, self._tried = path, Lock(), 0
-        self._bad: dict[str, str] = {}
-        self._named: dict[str, str] = {}  # by the run that is resumed
+        self._bad: dict[str, str] = {}  # reasons; nothing for what is named and not bad
+        self._named: dict[str, str] = {}  # the same, by the run that is resumed
         if path is not None and path.exists():
             content = path.read_bytes()
             whole = content[: size if size is not None else len(content)]
@@ -29,20 +30,31 @@ class SkipLog:
             if whole != content:
                 replace_file(path, whole)
             lines = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-            self._named = {line["file"]: line["reason"] for line in lines}
+            self._named = {line["file"]: line["reason"] if line.get("bad", True) else "" for line in lines}
 
     def tried(self, count: int = 1) -> None:
         with self._lock:
             self._tried += count
 
     def skip(self, name: str, reason: str, *, bad: bool = True) -> None:
-        """Leave a file out; ``bad=False`` for a file that never was an image."""
+        """Leave a file out; ``bad=False`` names one that never was an image, or that could be used nevertheless."""
         with self._lock:
             if name in self._bad:
                 return
             self._bad[name] = reason if bad else ""
-            if self._path is not None and name not in self._named:
-                append_text(self._path, json.dumps({"file": name, "reason": reason}) + "\n")
+            self._write([(name, reason)], bad)
+
+    def leave_out(self, files: Iterable[tuple[str, str]]) -> None:
+        """Name any number of files, with reasons, that are no documents; a million take a second or two."""
+        with self._lock:
+            self._write(files, False)
+
+    def _write(self, files: Iterable[tuple[str, str]], bad: bool) -> None:
+        if self._path is not None:
+            mark = {} if bad else {"bad": False}
+            lines = ({"file": name, "reason": why, **mark} for name, why in files if name not in self._named)
+            if text := "".join(json.dumps(line) + "\n" for line in lines):
+                append_text(self._path, text)
 
     def restore(self, tried: int) -> None:
         """Go on counting where a checkpoint stood: images tried then, and as bad all files that its run had named."""
@@ -90,6 +102,10 @@ class SkipNotes(SkipLog):
     def __init__(self, first_time: bool = True) -> None:
         super().__init__()
         self._first_time = first_time
+        self._notes: list[tuple[str, str, bool]] = []
+
+    def skip(self, name: str, reason: str, *, bad: bool = True) -> None:
+        self._notes.append((name, reason, bad))
 
     def tried(self, count: int = 1) -> None:
         self._tried += count * self._first_time
@@ -97,5 +113,5 @@ class SkipNotes(SkipLog):
     def replay(self, log: SkipLog) -> None:
         """Give the notes to a log."""
         log.tried(self._tried)
-        for name, reason in self._bad.items():
-            log.skip(name, reason)
+        for name, reason, bad in self._notes:
+            log.skip(name, reason, bad=bad)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..common.errors import PixWordError
 from ..common.settings import named
-from ..pixels.images import IMAGE_SUFFIXES
+from ..pixels.formats import IMAGE_SUFFIXES
 from .archives import is_archive, is_hidden, open_archive
 from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
 from .pictures import ArchivePicture, FilePicture

@@ -74,7 +74,7 @@ def _wanted(args: DrawArgs, processor: "Processor") -> tuple[tuple[int, int], "n
 
     if args.complete is None:
         return args.size_wanted() or (processor.args.image_size,) * 2, None, 0
-    rgb = decode_file(args.complete, "--complete", processor.args.image_size)
+    rgb = decode_file(args.complete, "--complete", processor.args.image_size).rgb
     height, width = rgb.shape[:2]
     rows = int(args.keep * height)
     if 0 < rows < height and rows % processor.args.window_size:

@@ -142,8 +142,7 @@ def _build(
         held = split.heldout_indices
     heldout = heldout_documents(heldout_loader, held)
     for source in split.train:
-        for name, reason in source.unusable:
-            skips.skip(name, reason, bad=False)
+        skips.leave_out(source.unusable)
     if progress.tried:
         skips.restore(progress.tried)
     model, optimizer = build_model(args, config.train), make_optimizer(config.train)
