@@ -24,8 +24,8 @@ CHUNK = 256  # documents in memory at a time
 class EvaluateArgs:
     """Measure a model on data: losses on any, exact match and character error rate on images with text."""
 
-    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
-    data: list[str] = setting([], "data as pretrain takes it; may be repeated", metavar="PATH")
+    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO", path=True)
+    data: list[str] = setting([], "data as pretrain takes it; may be repeated", metavar="PATH", path=True)
     images: Path | None = setting(None, "root of relative image references", metavar="DIR")
     allow_outside: bool = setting(False, "allow image references that leave their root")
     limit: int = setting(0, "documents to use, 0 for all")

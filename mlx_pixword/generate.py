@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common.cli import parse, run_command
+from .common.cli import notice, parse, run_command
 from .common.errors import PixWordError
+from .common.files import expand
+from .common.streams import read_input
 from .inference.draw_files import check, draw_files
+from .inference.image_files import ImageFiles
 from .inference.settings import END_MARK, MARK, GenerateArgs
 
 if TYPE_CHECKING:
     from .inference.read import Reading
     from .inputs.processor import Part, Processor
-    from .model.document import ImageTokens
     from .model.network import PixWordModel
 
 BATCH = 32  # images read together with --each
@@ -24,20 +26,24 @@ BATCH = 32  # images read together with --each
 def main(argv: Sequence[str] | None = None) -> None:
     """Read images with a model, or draw them."""
     args = parse(GenerateArgs, "-m mlx_pixword.generate", argv, required=("model",))
-    texts = [sys.stdin.read() if text == "-" else text for text in args.prompt] or [""]
+    texts = [read_input("--prompt -") if text == "-" else text for text in args.prompt] or [""]
     prompts = [arrange(text, args.image[:1] if args.each else args.image) for text in texts]
     _check(args, prompts)  # mistakes show before the model is loaded
     from .weights.directory import load  # --help answers at once
 
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    images = ImageFiles(processor, args.part())
+    if args.each and args.image and args.out_image is None:
+        _read_each(model, processor, images, args, texts[0])
+        return
+    filled = [_fill(parts, images, args) for parts in prompts]
+    images.finish()
     if args.out_image is not None:
-        draw_files(model, processor, [_fill(parts, processor, args) for parts in prompts], args)
-    elif args.each and args.image:
-        _read_each(model, processor, args, texts[0])
+        draw_files(model, processor, filled, args)
     elif args.jsonl or args.min_confidence:
-        _print_reading(args.image, _read(model, processor, _fill(prompts[0], processor, args), args), args)
+        _print_reading(args.image, _read(model, processor, filled[0], args), args)
     else:
-        _stream(model, processor, _fill(prompts[0], processor, args), args)
+        _stream(model, processor, filled[0], args)
 
 
 def _check(args: GenerateArgs, prompts: Sequence[Sequence[str | Path]]) -> None:
@@ -47,8 +53,10 @@ def _check(args: GenerateArgs, prompts: Sequence[Sequence[str | Path]]) -> None:
         raise PixWordError("several --prompt are for drawing; give --out-image FILE.png too, or one prompt")
     elif not prompts[0]:
         raise PixWordError("nothing to go on from: give --image FILE, --prompt TEXT or both")
+    if args.box is not None and not any(isinstance(part, Path) for parts in prompts for part in parts):
+        raise PixWordError("--box is a part of an image; give --image FILE too")
     missing = [path for path in args.image if not Path(path).is_file()]
-    if missing:
+    if missing and (not args.each or args.out_image is not None):
         raise PixWordError(f"--image {missing[0]}: no such file")
 
 
@@ -88,23 +96,15 @@ def _named_images(prompt: str, paths: Sequence[str]) -> list[str | Path]:
 
 
 def _existing_file(reference: str) -> Path:
-    path = Path(reference)
+    path = expand(Path(reference))
     if not path.is_file():
         raise PixWordError(f"{reference}: no such file")
     return path
 
 
-def read_image(path: Path, processor: "Processor", flag: str = "--image") -> "ImageTokens":
-    """Decode and fold an image file; raises `PixWordError` with its name and the flag that named it."""
-    from .inputs.processor import tokens_of
-    from .pixels.images import decode_file
-
-    return tokens_of(decode_file(path, flag, processor.args.image_size).rgb, processor.args)
-
-
-def _fill(parts: Sequence["str | Path"], processor: "Processor", args: GenerateArgs) -> list["Part"]:
+def _fill(parts: Sequence["str | Path"], images: ImageFiles, args: GenerateArgs) -> list["Part"]:
     flag = "--image" if args.image else "--prompt"
-    return [read_image(part, processor, flag) if isinstance(part, Path) else part for part in parts]
+    return [images.read(part, flag) if isinstance(part, Path) else part for part in parts]
 
 
 def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> None:
@@ -130,20 +130,34 @@ def _read(model: "PixWordModel", processor: "Processor", parts: list["Part"], ar
     return read_batch(model, processor, processor(parts), **args.sample_args())[0]
 
 
-def _read_each(model: "PixWordModel", processor: "Processor", args: GenerateArgs, prompt: str) -> None:
+def _read_each(
+    model: "PixWordModel", processor: "Processor", images: ImageFiles, args: GenerateArgs, prompt: str
+) -> None:
+    """Read images one by one, some at a time; bad files are named, and cost no more than themselves."""
     from .inference.read import read_batch
 
-    start = time.perf_counter()
+    start, done = time.perf_counter(), 0
     for n in range(0, len(args.image), BATCH):
-        paths = args.image[n : n + BATCH]
-        batch = processor.batch([_fill(arrange(prompt, [path]), processor, args) for path in paths])
-        for path, reading in zip(paths, read_batch(model, processor, batch, **args.sample_args()), strict=True):
-            _print_reading([path], reading, args)
-    seconds = time.perf_counter() - start
-    print(
-        f"{len(args.image)} images in {seconds:.2f} s, {len(args.image) / seconds:,.1f} images/s, {_peak()}",
-        file=sys.stderr,
-    )
+        good: list[tuple[str, list[Part]]] = []
+        for path in args.image[n : n + BATCH]:
+            try:
+                parts = _fill(arrange(prompt, [path]), images, args)
+                processor.document(parts)  # one that is too long must not end the others
+                good.append((path, parts))
+            except PixWordError as error:
+                notice(f"error: {' '.join(str(error).split())}")
+        if good:
+            batch = processor.batch([parts for _, parts in good])
+            readings = read_batch(model, processor, batch, **args.sample_args())
+            for (path, _), reading in zip(good, readings, strict=True):
+                _print_reading([path], reading, args)
+        done += len(good)
+    images.finish()
+    seconds, bad = time.perf_counter() - start, len(args.image) - done
+    left_out = f", {bad} could not be read" if bad else ""
+    print(f"{done} images in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}, {_peak()}", file=sys.stderr)
+    if bad:
+        sys.exit(1)
 
 
 def _print_reading(paths: Sequence[str], reading: "Reading", args: GenerateArgs) -> None:
@@ -151,7 +165,9 @@ def _print_reading(paths: Sequence[str], reading: "Reading", args: GenerateArgs)
     text = reading.text_from(args.min_confidence)
     if args.jsonl:
         image = paths[0] if len(paths) == 1 else list(paths)
-        print(json.dumps({"image": image} | reading.to_json() | {"text": text}, ensure_ascii=False), flush=True)
+        unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        line = {"image": image} | reading.to_json() | {"text": text}
+        print(json.dumps(line, ensure_ascii=not unicode), flush=True)
     else:
         print(f"{paths[0]}\t{text}" if args.each and len(args.image) > 1 else text, flush=True)
 

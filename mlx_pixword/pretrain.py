@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .common.cli import Parser, run_command
+from .common.files import expand
 from .common.settings import add_arguments
 from .config.data import DataArgs
 from .config.run import PRESETS, RunConfig, make_config, read_yaml
@@ -39,7 +40,7 @@ def parse_command(argv: Sequence[str] | None) -> tuple[RunConfig, bool]:
         add_arguments(parser, cls, title, defaults=False)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     file, print_only = given.pop("config", None), given.pop("print_config")
-    values = (read_yaml(file) if file else {}) | given
+    values = (read_yaml(expand(file)) if file else {}) | given
     return make_config(values, where="command line"), print_only
 
 

@@ -19,6 +19,7 @@ from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.evaluation.scores import reading_scores, wilson
 from mlx_pixword.generate import arrange
+from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.network import PixWordModel
 
@@ -152,6 +153,102 @@ def test_mistakes_in_generate(
         config["max_seq_len"] = 20
     (model_folder / "config.json").write_text(json.dumps(config))
     assert words in mistake(capsys, generate.main, *(f.format(tmp=tmp_path) for f in flags))
+
+
+def test_one_flag_takes_what_a_shell_expands(model_folder: Path, pictures: list[str], capsys: Capture) -> None:
+    generate.main(["--model", str(model_folder), "--each", "--image", *pictures, "--max-tokens", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    generate.main(
+        ["--each", "--image", *pictures[:2], "--max-tokens", "3", "--image", pictures[2], "--model", str(model_folder)]
+    )
+    assert capsys.readouterr().out.splitlines() == lines
+    assert [line.split("\t")[0] for line in lines] == pictures
+
+
+def test_each_goes_on_past_bad_files_and_says_so(
+    model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    images = [pictures[0], str(tmp_path / "bad.png"), str(tmp_path / "absent.png"), *pictures[1:]]
+    with pytest.raises(SystemExit) as stop:
+        run_command(
+            lambda: generate.main(["--model", str(model_folder), "--each", "--image", *images, "--max-tokens", "3"])
+        )
+    captured = capsys.readouterr()
+    assert stop.value.code == 1
+    assert [line.split("\t")[0] for line in captured.out.splitlines()] == pictures
+    for name in ("bad.png: not an image of a known format", "absent.png: No such file", "2 could not be read"):
+        assert name in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_what_was_scaled_down_is_said_and_a_part_is_read_at_its_own_size(
+    model_folder: Path, tmp_path: Path, capsys: Capture, rng: np.random.Generator
+) -> None:
+    photo = rng.integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    Image.fromarray(photo[10:34, 20:60]).save(tmp_path / "part.png")
+    flags = ["--model", str(model_folder), "--max-tokens", "4", "--image"]
+    generate.main([*flags, str(tmp_path / "photo.png")])
+    assert "photo.png: scaled down from 120x80 to 32x21; --box X,Y,W,H" in capsys.readouterr().err
+    generate.main([*flags, str(tmp_path / "photo.png"), "--box", "20,10,40,24"])
+    captured = capsys.readouterr()
+    model, processor = pw.load(model_folder)
+    whole = tokens_of(photo[10:34, 20:60], processor.args)  # 40 pixels, more than the model's image size
+    assert captured.out == pw.generate_text(model, processor, [whole], max_tokens=4) + "\n"
+    assert "scaled down" not in captured.err
+
+
+def test_only_some_scaled_images_have_a_line_each(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    paths = [str(tmp_path / f"{n}.png") for n in range(5)]
+    for path in paths:
+        Image.new("RGB", (64, 64)).save(path)
+    generate.main(["--model", str(model_folder), "--each", "--max-tokens", "1", "--image", *paths])
+    err = capsys.readouterr().err
+    assert err.count("scaled down from 64x64 to 32x32") == 3 and "and 2 more images were scaled down" in err
+
+
+def test_a_cut_jpeg_is_read_and_named(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    Image.new("RGB", (28, 12), "red").save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
+    generate.main(["--model", str(model_folder), "--image", str(tmp_path / "a.jpg"), "--max-tokens", "2"])
+    assert "a.jpg: cut short, its last bytes are missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ("100,0,40,10", "does not lie inside the image of 120x80 pixels"),
+        ("0,0,0,10", "is empty"),
+        ("1,2,3", "must be four numbers"),
+        ("a,0,1,1", "must be four numbers"),
+        ("0,0,120,80", "--box 0,0,120,80 is too large for this model: a 120x80 image has 600 windows"),
+    ],
+)
+def test_boxes_that_cannot_be_read(model_folder: Path, tmp_path: Path, capsys: Capture, box: str, words: str) -> None:
+    Image.new("RGB", (120, 80)).save(tmp_path / "a.png")
+    assert words in mistake(capsys, generate.main, "--model", model_folder, "--image", tmp_path / "a.png", "--box", box)
+
+
+def test_a_box_needs_an_image(model_folder: Path, capsys: Capture) -> None:
+    assert "--box" in mistake(capsys, generate.main, "--model", model_folder, "--prompt", "red", "--box", "0,0,1,1")
+
+
+def test_home_folders_are_found_wherever_a_path_is_taken(
+    model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    texts = []
+    for flags in (
+        ["--model=~/model", "--image=~/0.png"],
+        ["--model=~/model", "--prompt", "<|image|>~/0.png<|/image|>"],
+        [f"--model={model_folder}", f"--image={pictures[0]}"],
+    ):
+        generate.main([*flags, "--max-tokens", "5"])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+    model, _ = pw.load("~/model")
+    assert pw.save_model(model, None, "~/copy") == tmp_path / "copy"
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_heic_is_read(tmp_path):
     got = decode(io.BytesIO(path.read_bytes()), 80)
     assert got.size == (80, 48) and np.abs(got.rgb.astype(int) - smooth).mean() < 6
     for data in (path.read_bytes()[:200], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)):
-        with pytest.raises(BadImage, match="^damaged HEIC image"):
+        with pytest.raises(BadImage, match=r"^damaged HEIC image"):
             decoded(data)
 
 
@@ -373,7 +373,9 @@ def test_large_jpegs_are_decoded_at_half_size_and_others_refused(monkeypatch):
 @pytest.mark.parametrize("value", [1, 6])
 def test_a_box_shows_a_part_at_its_own_size(value):
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encode_array(picture, exif=orientation(value))))))
+    upright = np.asarray(
+        ImageOps.exif_transpose(Image.open(io.BytesIO(encode_array(picture, exif=orientation(value)))))
+    )
     got = decode(io.BytesIO(encode_array(picture, exif=orientation(value))), 32, (5, 7, 60, 50))
     np.testing.assert_array_equal(got.rgb, upright[7:57, 5:65])
     assert got.size == upright.shape[1::-1]

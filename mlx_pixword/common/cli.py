@@ -4,10 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from .errors import PixWordError
+from .files import is_trouble, trouble
 from .settings import add_arguments, build
+from .streams import abandon, robust_streams
 
 Settings = TypeVar("Settings")
 
@@ -46,18 +49,28 @@ def notice(message: str) -> None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command line's ``main``: `PixWordError` prints its line and exits 2; a closed pipe ends in silence."""
-    try:
-        main()
-        sys.stdout.flush()
-    except PixWordError as error:
-        message = " ".join(str(error).split())
-        sys.exit(_fail(f"error: {message}"))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
+    """Run a command line's ``main``: `PixWordError` prints its line and exits 2; a closed pipe ends in silence.
+
+    A disk that is full, closed or gone is nobody's bug either: the path is named, and the status is 2.
+    """
+    with robust_streams():
+        try:
+            try:
+                main()
+            finally:
+                sys.stdout.flush()
+        except PixWordError as error:
+            message = " ".join(str(error).split())
+            sys.exit(_fail(f"error: {message}"))
+        except BrokenPipeError:
+            abandon(sys.stdout)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None or not is_trouble(error):
+                raise
+            sys.exit(_fail(f"error: {trouble('use', Path(os.fsdecode(error.filename)), error)}"))
+        except KeyboardInterrupt:
+            sys.exit(_fail("interrupted", 130))
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -18,6 +18,7 @@ from .errors import PixWordError
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_GONE = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE}
 
 
 class DiskTrouble(PixWordError):
@@ -40,6 +41,19 @@ def trouble(verb: str, path: Path, error: OSError) -> DiskTrouble:
     elif error.errno in _CLOSED:
         advice = "; make it writable or choose another folder"
     return DiskTrouble(f"cannot {verb} {path}: {error.strerror or error}{advice}")
+
+
+def is_trouble(error: OSError) -> bool:
+    """Whether an error is the state of a disk or of its permissions."""
+    return error.errno in _FULL | _CLOSED | _GONE
+
+
+def expand(path: Path) -> Path:
+    """A path with the home folder in place of a leading ``~``, which shells leave alone after ``=``."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
 
 
 def free_bytes(path: Path) -> int:

@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from .errors import PixWordError
+from .files import expand
 
 Settings = TypeVar("Settings")
 _NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", list: "a list", Path: "a path"}
 
 
-def setting(default: Any, text: str, *, choices: Sequence[str] = (), metavar: str | None = None) -> Any:
-    """A field with its help text; a list default is copied for every instance."""
-    metadata = {"help": text, "choices": tuple(choices), "metavar": metavar}
+def setting(
+    default: Any, text: str, *, choices: Sequence[str] = (), metavar: str | None = None, path: bool = False
+) -> Any:
+    """A field with its help text; a list default is copied for every instance.
+
+    Args:
+        default: the value where nothing is given.
+        text: help.
+        choices: all values, if they are few.
+        metavar: what stands for a value in the help.
+        path: texts of the field are paths, which may begin with ``~``; of a list, one flag may name several, as a
+            shell expands them. A field of type ``Path`` needs no mark.
+    """
+    metadata = {"help": text, "choices": tuple(choices), "metavar": metavar, "path": path}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -47,9 +59,9 @@ def convert(f: Field, value: Any, where: str) -> Any:  # type: ignore[type-arg]
     if kind is list:
         value = [value] if isinstance(value, str) else value
         if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return list(value)
+            return [_at_home(v, f) for v in value]
     elif kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        return expand(Path(value))
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _number(value)
     elif kind in (int, str, bool) and type(value) is kind:
@@ -57,8 +69,13 @@ def convert(f: Field, value: Any, where: str) -> Any:  # type: ignore[type-arg]
             raise PixWordError(
                 f"{where}: {f.name} must be one of {', '.join(f.metadata['choices'])}, got {shown(value)}"
             )
-        return value
+        return _at_home(value, f) if kind is str else value
     raise PixWordError(f"{where}: {f.name} must be {_NAMES[kind]}, got {shown(value)}")
+
+
+def _at_home(value: str, f: Field) -> str:  # type: ignore[type-arg]
+    """The value, with ``~`` expanded where it is a path."""
+    return str(expand(Path(value))) if f.metadata["path"] and value.startswith("~") else value
 
 
 def shown(value: Any) -> str:
@@ -115,7 +132,8 @@ def add_arguments(
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= {"type": str if kind is list else kind, "metavar": f.metadata["metavar"]}
-            options |= {"action": "append"} if kind is list else {}
+            several = {"action": "extend", "nargs": "+"} if f.metadata["path"] else {"action": "append"}
+            options |= several if kind is list else {}
             options |= {"choices": f.metadata["choices"], "metavar": None} if f.metadata["choices"] else {}
         group.add_argument(flag(f.name), dest=f.name, help=text.replace("%", "%%"), **options)
 

@@ -21,6 +21,7 @@ class DataArgs:
         "plates or text (both built in), or images, UPW text files, .jsonl, .zip or .tar, chat.json, or .pwtext; "
         "may be repeated; none: plates",
         metavar="PATH",
+        path=True,
     )
     images: Path | None = setting(
         None, "root of relative image references (default: where the text lies)", metavar="DIR"

@@ -96,15 +96,19 @@ MARK, END_MARK = "<|image|>", "<|/image|>"
 class GenerateArgs(DrawArgs):
     """Write the words that follow images and a prompt, or with --out-image draw an image after them."""
 
-    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO")
-    image: list[str] = setting([], "image to read; may be repeated", metavar="FILE")
+    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO", path=True)
+    image: list[str] = setting([], "images to read; may be repeated", metavar="FILE", path=True)
+    box: str | None = setting(
+        None, "read this part of every image alone, in pixels from its upper left corner, at its own size",
+        metavar="X,Y,W,H",
+    )  # fmt: skip
     prompt: list[str] = setting(
         [],
         f"text to go on from; - is standard input; {MARK}FILE{END_MARK} in it is an image, and {MARK} alone marks "
         "where an --image goes; may be repeated to draw after each",
         metavar="TEXT",
     )
-    each: bool = setting(False, "read every image on its own, in batches")
+    each: bool = setting(False, "read every image on its own, in batches; goes on past a bad one, and exits with 1")
     jsonl: bool = setting(
         False,
         'print {"image": ..., "text": ..., "log_probability": ..., "confidence": ...}, a line for every image with '
@@ -122,6 +126,19 @@ class GenerateArgs(DrawArgs):
             raise PixWordError(f"--min-confidence must lie in 0..1, got {self.min_confidence}")
         if self.min_confidence and self.out_image is not None:
             raise PixWordError("--min-confidence is for reading; leave it out, or --out-image")
+        self.part()
+
+    def part(self) -> tuple[int, int, int, int] | None:
+        """``--box X,Y,W,H`` as numbers, or None; raises `PixWordError`."""
+        if self.box is None:
+            return None
+        numbers = [text.strip() for text in self.box.split(",")]
+        if len(numbers) != 4 or not all(number.isascii() and number.isdigit() for number in numbers):
+            raise PixWordError(f"--box must be four numbers of pixels X,Y,W,H such as 0,0,64,32, got {self.box!r}")
+        x, y, width, height = map(int, numbers)
+        if not width or not height:
+            raise PixWordError(f"--box {self.box} is empty; width and height must be at least 1")
+        return x, y, width, height
 
     def sample_args(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(SampleArgs)}

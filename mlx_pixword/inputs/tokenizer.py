@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import sentencepiece
 
 from ..common.errors import PixWordError
+from ..common.files import expand
 from ..model.document import SPECIAL_WORDS
 
 MAX_FILE = 2**28  # bytes
@@ -107,6 +108,7 @@ def _whole(text: str) -> str:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer file: `.json` is Hugging Face's format, anything else a sentencepiece model."""
+    path = expand(path)
     try:
         if (size := path.stat().st_size) > MAX_FILE:
             raise PixWordError(f"tokenizer {path} has {size:,} bytes, the limit is {MAX_FILE:,}; give a tokenizer file")

@@ -1,4 +1,4 @@
-"""Image files opened with Pillow: which formats, how large, HEIC through pillow-heif, JPEG that lacks its last bytes."""
+"""Image files opened with Pillow: formats, sizes, HEIC through pillow-heif, a JPEG that lacks its last bytes."""
 
 from contextlib import suppress
 from io import BytesIO

@@ -82,7 +82,9 @@ def decode(file: BinaryIO, image_size: int, box: Box | None = None) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"too large, the limit is {MAX_PIXELS:,} pixels; scale it down") from None
     except UnidentifiedImageError:
-        raise BadImage(f"damaged {kind}image, nothing in it can be read" if kind else "not an image of a known format") from None
+        raise BadImage(
+            f"damaged {kind}image, nothing in it can be read" if kind else "not an image of a known format"
+        ) from None
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BadImage(f"damaged {kind}image: {reason}") from error
@@ -148,7 +150,5 @@ def _cut_out(image: Image.Image, box: Box) -> Image.Image:
 def _inside(box: Box, across: int, down: int) -> Box:
     x, y, width, height = box
     if min(x, y) < 0 or min(width, height) < 1 or x + width > across or y + height > down:
-        raise PixWordError(
-            f"the box {x},{y},{width},{height} does not lie inside the image of {across}x{down} pixels"
-        )
+        raise PixWordError(f"the box {x},{y},{width},{height} does not lie inside the image of {across}x{down} pixels")
     return box

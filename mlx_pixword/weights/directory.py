@@ -62,7 +62,7 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     Raises:
         PixWordError: the directory exists and is not empty.
     """
-    directory = Path(directory)
+    directory = files.expand(Path(directory))
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise PixWordError(f"{directory} exists already; choose another folder")
     draft = directory.parent / f".{directory.name}.{os.getpid()}"
@@ -84,7 +84,7 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
 
 
 def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
-    path = Path(path_or_repo)
+    path = files.expand(Path(path_or_repo))
     if path.is_dir():
         return path
     name = str(path_or_repo)
