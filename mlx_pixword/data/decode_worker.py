@@ -1,6 +1,6 @@
 """The process that decodes images for `decoders`: it reads requests from standard input until there are no more.
 
-A request is `REQUEST` and a path or a file's bytes; an answer is `ANSWER`, a note and pixels ``[h, w, 3]``, or a reason.
+A request is `REQUEST` and a path or a file's bytes; an answer `ANSWER`, a note and pixels ``[h, w, 3]``, or a reason.
 It dies by a signal if a file takes longer than the limit, whether or not its parent is alive, and ends with its parent.
 """
 
