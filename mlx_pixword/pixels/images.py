@@ -1,7 +1,4 @@
-"""Decode an image file as a person sees it: upright, in sRGB, over white, eight bits a channel, small enough.
-
-h, w  height and width in pixels      S  image size, the longer side at most
-"""
+"""Decode an image file as a person sees it: upright, in sRGB, over white, eight bits a channel, small enough."""
 
 import struct
 import warnings
