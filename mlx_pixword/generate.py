@@ -121,7 +121,7 @@ def _stream(model: "PixWordModel", processor: "Processor", parts: list["Part"], 
         speed = (
             f"{response.tokens / max(response.seconds, 1e-9):,.1f} words/s" if response.tokens > 1 else "1 word or none"
         )
-        print(f"{read}, {response.tokens} words, {speed}, {_peak()}", file=sys.stderr)
+        print(f"{read}, {response.tokens} words, {speed}, {_memory(model)}", file=sys.stderr)
 
 
 def _read(model: "PixWordModel", processor: "Processor", parts: list["Part"], args: GenerateArgs) -> "Reading":
@@ -155,7 +155,7 @@ def _read_each(
     images.finish()
     seconds, bad = time.perf_counter() - start, len(args.image) - done
     left_out = f", {bad} could not be read" if bad else ""
-    print(f"{done} images in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}, {_peak()}", file=sys.stderr)
+    print(f"{done} images in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}, {_memory(model)}", file=sys.stderr)
     if bad:
         sys.exit(1)
 
@@ -172,10 +172,12 @@ def _print_reading(paths: Sequence[str], reading: "Reading", args: GenerateArgs)
         print(f"{paths[0]}\t{text}" if args.each and len(args.image) > 1 else text, flush=True)
 
 
-def _peak() -> str:
+def _memory(model: "PixWordModel") -> str:
     import mlx.core as mx
+    from mlx.utils import tree_flatten
 
-    return f"peak memory {mx.get_peak_memory() / 1e6:,.0f} MB"
+    weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
+    return f"weights {weights / 1e6:,.1f} MB, peak memory {mx.get_peak_memory() / 1e6:,.0f} MB"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from ..ops.rotary import rotate
 from ..ops.window_attention import window_attention
 from .args import ModelArgs
 
+GROUPS = (128, 64, 32)  # weights that share a scale, as MLX has them
+
 
 class Linear(nn.Linear):
     """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``.
@@ -32,6 +34,40 @@ class Linear(nn.Linear):
 
     def __call__(self, x: mx.array) -> mx.array:
         return x @ self.weight.astype(x.dtype).T
+
+    def to_quantized(
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
+    ) -> Any:
+        """This layer in few bits; it stays as it is where no group divides its width.
+
+        `nn.quantize` calls it, from here and from outside. A group that does not divide the width gives way to the
+        next smaller one.
+        """
+        if mode != "affine":
+            width = self.weight.shape[1]
+            return self if width % 32 else super().to_quantized(group_size, bits, mode, quantize_input)
+        groups = [group for group in GROUPS if group <= (group_size or 64) and self.weight.shape[1] % group == 0]
+        return QuantizedLinear.from_linear(self, groups[0], bits or 4) if groups else self
+
+
+class QuantizedLinear(nn.QuantizedLinear):
+    """MLX's quantised layer, which computes in the type of ``x`` whatever the type of its scales."""
+
+    @classmethod
+    def from_linear(
+        cls, linear_layer: nn.Module, group_size: int | None = None, bits: int | None = None, mode: str = "affine"
+    ) -> "QuantizedLinear":
+        """Quantise a layer. Scales are rounded to float16, which files keep, so that a loaded model is the same."""
+        layer: QuantizedLinear = super().from_linear(linear_layer, group_size or 64, bits or 4, mode)
+        for name in ("scales", "biases"):
+            layer[name] = layer[name].astype(mx.float16).astype(linear_layer.weight.dtype)
+        layer.freeze()
+        return layer
+
+    def __call__(self, x: mx.array) -> mx.array:
+        scales, biases = (self[name].astype(x.dtype) for name in ("scales", "biases"))
+        y = mx.quantized_matmul(x, self.weight, scales, biases, True, self.group_size, self.bits, self.mode)
+        return y + self.bias.astype(x.dtype) if "bias" in self else y
 
 
 def plain_weight(linear: nn.Module) -> mx.array:

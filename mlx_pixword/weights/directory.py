@@ -20,6 +20,7 @@ from ..model.args import DTYPES, ModelArgs, parameters
 from ..model.calibration import KEY as CALIBRATION
 from ..model.calibration import Calibration
 from ..model.network import PixWordModel
+from . import quantized
 from .safetensors import read_header, read_safetensors
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
@@ -29,7 +30,7 @@ MAX_CONFIG = 2**20  # bytes
 
 
 def load(
-    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None
+    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None, master: bool = False
 ) -> tuple[PixWordModel, Processor]:
     """Load a model and its processor.
 
@@ -37,6 +38,7 @@ def load(
         path_or_repo: a model directory, or a repository on the hub such as ``owner/name``.
         revision: branch, tag or commit of a repository.
         dtype: compute type instead of the configuration's: float32, bfloat16, float16 or auto.
+        master: keep the weights in float32 whatever the compute type, as training needs.
 
     Raises:
         PixWordError: nothing there, an unknown configuration key, a truncated file, or weights that do not fit.
@@ -51,7 +53,7 @@ def load(
     _check_size(args, shards, folder)
     model = PixWordModel(args, _trained_queries(config))
     model.calibration = Calibration.from_config(config)
-    _load_weights(model, shards, folder)
+    _load_weights(model, shards, folder, config.get(quantized.KEY), master)
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
     return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
 
@@ -69,8 +71,12 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     files.make_folder(draft)
     try:
         weights, args = model.plain_weights()
-        config = {"model_type": "pixword", TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
+        config: dict[str, Any] = {"model_type": "pixword", "architectures": [type(model).__name__]}
+        config |= {TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
         config |= {CALIBRATION: model.calibration.to_dict()} if model.calibration != Calibration() else {}
+        if (how := quantized.quantization_of(model)) is not None:
+            config |= {quantized.KEY: how, "quantization_config": how}  # both, as mlx-lm has it
+            weights = {name: _small(name, array) for name, array in weights.items()}
         files.write_file(draft / "config.json", lambda file: file.write(_json(config)))
         _save_weights(weights, draft)
         if tokenizer is not None:
@@ -160,25 +166,37 @@ def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
         raise PixWordError(f"{folder}: config.json describes {layers:,} layers, the weights have {len(seen):,} names")
 
 
-def _load_weights(model: PixWordModel, shards: list[Path], folder: Path) -> None:
+def _load_weights(model: PixWordModel, shards: list[Path], folder: Path, quantization: Any, master: bool) -> None:
     weights = {name: array for file in shards for name, array in read_safetensors(file).items()}
+    if quantization is not None:
+        quantized.prepare(model, quantization, weights.keys())
     expected = dict(tree_flatten(model.parameters()))
     for name in sorted(set(expected) ^ set(weights)):
         problem = "is missing" if name in expected else "is unknown"
         raise PixWordError(f"{folder}: weight {named(name)} {problem}; the file does not belong to this config.json")
     for name, array in weights.items():
-        if array.shape != expected[name].shape or array.dtype not in DTYPES.values():
+        packed = expected[name].dtype == mx.uint32
+        if array.shape != expected[name].shape or array.dtype not in ((mx.uint32,) if packed else DTYPES.values()):
             raise PixWordError(
                 f"{folder}: weight {name} is {array.dtype} {array.shape}, "
-                f"config.json asks for floats {expected[name].shape}"
+                f"config.json asks for {'uint32' if packed else 'floats'} {expected[name].shape}"
             )
-    model.load_weights([(name, stored(name, array, model.args)) for name, array in weights.items()])
+    compute = mx.float32 if master else model.args.compute_dtype
+    model.load_weights([(name, stored(name, array, compute)) for name, array in weights.items()])
     mx.eval(model.parameters())
 
 
-def stored(name: str, array: mx.array, args: ModelArgs) -> mx.array:
+def stored(name: str, array: mx.array, compute: mx.Dtype) -> mx.array:
     """Projections are kept in the compute type, so they are not cast at every step; all else in float32."""
-    return array.astype(args.compute_dtype if "_proj." in name else mx.float32)
+    if array.dtype == mx.uint32:  # a quantised projection
+        return array
+    return array.astype(compute if "_proj." in name else mx.float32)
+
+
+def _small(name: str, array: mx.array) -> mx.array:
+    """What a quantised model directory keeps: tables and scales in float16, norms and other layers as they are."""
+    keeps = array.dtype == mx.uint32 or "norm." in name or name.endswith("_proj.weight")
+    return array if keeps else array.astype(mx.float16)
 
 
 def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
