@@ -155,7 +155,8 @@ def _read_each(
     images.finish()
     seconds, bad = time.perf_counter() - start, len(args.image) - done
     left_out = f", {bad} could not be read" if bad else ""
-    print(f"{done} images in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}, {_memory(model)}", file=sys.stderr)
+    speed = f"{done} images in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}"
+    print(f"{speed}, {_memory(model)}", file=sys.stderr)
     if bad:
         sys.exit(1)
 
