@@ -1,7 +1,6 @@
 """`python -m mlx_pixword.doctor`: what this machine offers, and what would make it faster."""
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -16,6 +15,7 @@ import mlx.core as mx
 from . import __version__
 from .common.blas import INSTALL, cuda_builds, describe_openblas, has_gpu, hidden_cuda
 from .common.cli import parse, run_command
+from .common.machine import device_name, memory_bytes
 from .common.settings import setting
 from .ops.dispatch.choose import mode
 from .ops.survey import Finding, survey
@@ -64,8 +64,8 @@ def examine() -> tuple[dict[str, str], list[str]]:
         "mlx-pixword": __version__,
         "mlx": f"{version('mlx')}, mlx-lm {version('mlx-lm')}",
         "python": f"{platform.python_version()} on {platform.platform()}",
-        "device": f"{mx.default_device().type.name}, {_device_name()}",
-        "memory": f"{_memory_bytes() / 2**30:.0f} GiB" + _gpu_memory(on_gpu),
+        "device": f"{mx.default_device().type.name}, {device_name()}",
+        "memory": f"{memory_bytes() / 2**30:.0f} GiB" + _gpu_memory(on_gpu),
         "BLAS": _blas(on_gpu),
         "float32 matmul": f"{_flops(mx.float32) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
         "bfloat16 matmul": f"{_flops(mx.bfloat16) / 1e9:,.0f} GFLOP/s at {SIZE}x{SIZE}",
@@ -115,15 +115,6 @@ def _seconds(operation: Callable[[], object], budget: float = 0.5) -> float:
         mx.eval(operation())
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def _device_name() -> str:
-    info = mx.device_info()
-    return str(info.get("device_name", info.get("architecture", platform.machine()))) + f", {os.cpu_count()} cores"
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gpu_memory(on_gpu: bool) -> str:

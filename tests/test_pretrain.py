@@ -88,11 +88,16 @@ def test_a_run_on_built_in_plates_leaves_everything_promised(tmp_path: Path) -> 
     present = {str(p.relative_to(out)) for p in out.rglob("*")}
     assert present >= {
         "config.yaml", "metrics.jsonl", "loss.png", "tokenizer.model", "samples/step-2.png", "samples/step-4.png",
-        "samples/step-4-drawn.png",
+        "samples/step-4-drawn.png", "machines.jsonl",
         "checkpoints/step-2/model.safetensors", "checkpoints/step-4/optimizer.safetensors",
         "checkpoints/step-2/manifest.json", "best/model.safetensors", "best/tokenizer.model",
         "final/config.json", "final/model.safetensors", "final/tokenizer.model",
     }  # fmt: skip
+    (machine,) = [json.loads(line) for line in (out / "machines.jsonl").read_text().splitlines()]
+    assert machine["step"] == 0 and machine["ranks"] == 1 and machine["device"].startswith(("cpu, ", "gpu, "))
+    kept = json.loads((out / "samples" / "step-4.json").read_text())
+    assert kept["step"] == 4 and all(0 <= line["confidence"] <= 1 for line in kept["readings"])
+    assert all(line["picture"].startswith("data:image/png;base64,") for line in kept["readings"])
     assert [m["step"] for m in metrics if "word_loss" in m] == [1, 2, 3, 4]
     expected = {"heldout_word_loss", "heldout_boundary_loss", "heldout_dense_loss", "heldout_exact_match"}
     assert expected <= metrics[-1].keys()

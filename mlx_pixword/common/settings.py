@@ -15,8 +15,9 @@ _NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or fals
 
 
 def setting(
-    default: Any, text: str, *, choices: Sequence[str] = (), metavar: str | None = None, path: bool = False
-) -> Any:
+    default: Any, text: str, *, choices: Sequence[str] = (), metavar: str | None = None, path: bool = False,
+    positional: bool = False,
+) -> Any:  # fmt: skip
     """A field with its help text; a list default is copied for every instance.
 
     Args:
@@ -26,8 +27,9 @@ def setting(
         metavar: what stands for a value in the help.
         path: texts of the field are paths, which may begin with ``~``; of a list, one flag may name several, as a
             shell expands them. A field of type ``Path`` needs no mark.
+        positional: a list that takes what stands on the command line without a flag, at least one.
     """
-    metadata = {"help": text, "choices": tuple(choices), "metavar": metavar, "path": path}
+    metadata = {"help": text, "choices": tuple(choices), "metavar": metavar, "path": path, "positional": positional}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -124,6 +126,9 @@ def add_arguments(
     """
     group = parser.add_argument_group(title)
     for f in fields(cls):
+        if f.metadata.get("positional"):
+            group.add_argument(f.name, nargs="+", metavar=f.metadata["metavar"], help=f.metadata["help"])
+            continue
         kind, _ = _kind(f.type)
         text, options = f.metadata["help"], dict[str, Any](default=argparse.SUPPRESS, required=f.name in required)
         if defaults and default_of(f) not in (None, [], "") and kind is not bool:

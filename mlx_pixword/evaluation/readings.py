@@ -1,11 +1,13 @@
 """What a model reads in documents of one image followed by words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..data.loader import Loader
 from ..inference.read import Reading, read_batch
+from ..inference.views import data_url, png
 from ..inputs.processor import Processor
 from ..model.batch import collate
 from ..model.document import Document
@@ -50,3 +52,21 @@ def rate_documents(
             (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)
         ]
     return pairs
+
+
+def describe_readings(
+    processor: Processor, documents: Sequence[Document], rated: Sequence[tuple[Reading, str]], shown: int
+) -> list[dict[str, Any]]:
+    """Readings as plain values: what was read and written, how confidently, and the picture as a PNG in a data URL.
+
+    Pictures are kept of the first ``shown`` documents and of the first ``shown`` that were read wrongly: a record of
+    hundreds stays small.
+    """
+    lines, wrong = list[dict[str, Any]](), 0
+    for n, (document, (reading, written)) in enumerate(zip(documents, rated, strict=True)):
+        line: dict[str, Any] = {"read": reading.text, "written": written, "confidence": reading.confidence}
+        wrong += reading.text != written
+        if n < shown or (reading.text != written and wrong <= shown):
+            line["picture"] = data_url(png(processor.picture(document.images[0])))
+        lines.append(line)
+    return lines

@@ -1,5 +1,6 @@
 """What is looked at during a run: held-out losses and readings, pages in `samples/`, and the best model so far."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from ..common import files
 from ..common.cli import notice
 from ..evaluation.meter import LossMeter
 from ..evaluation.pages import draw_images_page, draw_page
-from ..evaluation.readings import read_documents, readable
+from ..evaluation.readings import describe_readings, rate_documents, readable
 from ..inputs.processor import Processor
 from ..weights.directory import save_model
 from .reporter import Reporter, plot_losses
@@ -69,9 +70,12 @@ def _readings(run: Run, step: int) -> dict[str, float]:
     if not documents or run.tokenizer is None:
         return {}
     processor = Processor(run.model.args, run.tokenizer)
-    pairs = read_documents(run.model, processor, documents)
+    rated = rate_documents(run.model, processor, documents)
+    pairs = [(reading.text, written) for reading, written in rated]
     shown = run.config.train.sample_images
     if shown:
         path = run.folder / "samples" / f"step-{step}.png"
         files.perform("write", path, lambda: draw_page(path, processor, documents[:shown], pairs[:shown]))
+        lines = describe_readings(processor, documents, rated, shown)
+        files.replace_file(path.with_suffix(".json"), json.dumps({"step": step, "readings": lines}).encode())
     return {"heldout_exact_match": float(np.mean([read == written for read, written in pairs]))}

@@ -116,7 +116,7 @@ def _is_up_to(line: str, step: int) -> bool:
         return False
 
 
-class _Curve:
+class Curve:
     """Points of a curve, at most ``MOST_POINTS``: of a long run every second, fourth, .. one, evenly from the start."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class _Curve:
 
 def _curves(folder: Path, names: Iterable[str]) -> dict[str, list[tuple[float, float]]]:
     """Points of the curves in `metrics.jsonl`, line by line: memory does not grow with the run."""
-    curves = {name: _Curve() for name in names}
+    curves = {name: Curve() for name in names}
     path = folder / "metrics.jsonl"
     with path.open(encoding="utf-8") if path.exists() else StringIO() as file:
         for line in file:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +14,7 @@ import numpy as np
 
 from ..common import files
 from ..common.cli import notice
+from ..common.machine import machine_facts
 from ..config.run import RunConfig
 from ..config.train import TrainArgs
 from ..data.cache import TokenCache
@@ -63,6 +66,7 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
             if not folder.exists():  # a mistake up to here leaves nothing behind
                 stack.enter_context(owned(folder))
             _write_settings(config, tokenizer)
+            _write_machine(folder, checkpoint.progress.step if checkpoint else 0, ranks)
         decoders = stack.enter_context(Decoders(config.data.decode_seconds))
         yield _build(config, identity, split, tokenizer, checkpoint, decoders, ranks)
 
@@ -117,6 +121,13 @@ def _write_settings(config: RunConfig, tokenizer: Tokenizer | None) -> None:
     files.replace_file(folder / "config.yaml", config.to_yaml().encode())
     if tokenizer is not None:
         files.replace_file(folder / tokenizer.filename, tokenizer.contents)
+
+
+def _write_machine(folder: Path, step: int, ranks: Ranks) -> None:
+    """A line of `machines.jsonl` for this start: a run may be resumed elsewhere."""
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    line = {"step": step, "started": started, **machine_facts(), "ranks": ranks.size}
+    files.append_text(folder / "machines.jsonl", json.dumps(line) + "\n")
 
 
 def _build(
