@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
-from mlx_pixword.config.data import TEXT_KINDS, TEXT_LENGTH, check_kinds, limits
+from mlx_pixword.config.data import TEXT_CONTRAST, TEXT_HEIGHTS, TEXT_KINDS, TEXT_LENGTH, check_kinds, limits
 from mlx_pixword.data.fonts import Face, find_faces
 from mlx_pixword.data.strings import read_words
 from mlx_pixword.data.text_file import SUFFIX, write_text_file
@@ -59,9 +59,11 @@ class Crops:
         for name, reason in [*unusable, *([(str(args.words), f"{foreign} words left out")] if foreign else [])]:
             print(f"{name}: {reason}", file=sys.stderr)
         cells = product(
-            _ranges("heights", args.heights), _ranges("contrast", args.contrast), _ranges("clutter", args.clutter)
+            _ranges("--heights", args.heights, TEXT_HEIGHTS),
+            _ranges("--contrast", args.contrast, TEXT_CONTRAST),
+            _ranges("--clutter", args.clutter, (0, 1)),
         )
-        kinds = check_kinds(args.kinds)
+        kinds = check_kinds(args.kinds, "--kinds")
         self._sources = [
             _source(args, self.faces, words, TextStyle(
                 kinds, heights, contrast, clutter[0], float(args.distort), args.length, args.curriculum,
@@ -77,9 +79,9 @@ def _source(args: TextArgs, faces: list[Face], words: list[str] | None, style: T
     return TextSource(args.seed, args.split == "heldout", style, args.image_size, faces, words)
 
 
-def _ranges(name: str, text: str) -> list[tuple[float, float]]:
+def _ranges(name: str, text: str, within: tuple[float, float]) -> list[tuple[float, float]]:
     """The cells of a factor: one range, or single values."""
-    return [limits(name, part) for part in text.split(",")]
+    return [limits(name, part, within) for part in text.split(",")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

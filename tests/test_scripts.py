@@ -1,8 +1,9 @@
-"""The scripts run from start to end, shortened, and `make_plates.py` writes what it says."""
+"""The scripts run from start to end, shortened, and `make_plates.py` and `make_text.py` write what they say."""
 
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 from PIL import Image
 
 import mlx_pixword as pw
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.data.fonts import HELD_OUT
 from mlx_pixword.data.plates import HEIGHT, WIDTH, PlateSource, is_reserved
+from mlx_pixword.data.strings import reserved
+from mlx_pixword.data.text_file import TextFile
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.weights.directory import save_model
 
@@ -168,6 +173,65 @@ def test_plates_are_refused_in_one_line(tmp_path: Path, arguments: list[str], wo
     (line,) = result.stderr.splitlines()
     assert words in line
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "kept.txt"]
+
+
+# --- make_text.py -----------------------------------------------------------------------------------------------------
+
+
+def test_text_comes_in_every_combination_with_its_facts(tmp_path: Path) -> None:
+    factors = ["--heights", "4,10", "--contrast", "0.3,1", "--clutter", "0,1", "--kinds", "numbers,words"]
+    result = run("make_text.py", *factors, "--no-distort", "--count", 32, "--out", "text", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "text" / "labels.jsonl").read_text().splitlines()]
+    cells = [(line["ink_height"], line["contrast"], line["clutter"]) for line in lines]
+    assert len(lines) == 32 and {cells.count(cell) for cell in cells} == {4} and len(set(cells)) == 8
+    assert all(reserved(line["caption"]) and line["family"] in HELD_OUT for line in lines)
+    assert {line["kind"] for line in lines} == {"numbers", "words"}
+    assert not any(line[name] for line in lines for name in ("angle", "noise", "blur", "jpeg"))
+    for line in lines:
+        with Image.open(tmp_path / "text" / line["image"]) as image:
+            assert image.mode == "RGB" and image.height > line["ink_height"]
+
+
+def test_packed_text_is_what_the_folder_holds(tmp_path: Path) -> None:
+    options = ["--count", 30, "--seed", 3, "--split", "train", "--curriculum", 20]
+    assert run("make_text.py", *options, "--out", "text", folder=tmp_path).returncode == 0
+    assert run("make_text.py", *options, "--pack", "a.pwtext", folder=tmp_path).returncode == 0
+    lines = [json.loads(line) for line in (tmp_path / "text" / "labels.jsonl").read_text().splitlines()]
+    packed = TextFile(tmp_path / "a.pwtext")
+    assert len(packed) == len(lines) == 30 and packed.about["settings"]["seed"] == "3"
+    for n, line in enumerate(lines):
+        facts = packed.facts(n)
+        with Image.open(tmp_path / "text" / line["image"]) as image:
+            assert np.array_equal(np.asarray(image), packed.crop(n))
+        assert packed.text(n) == line["caption"] and not reserved(line["caption"])
+        named = {key: packed.about[key][int(facts[key])] for key in ("kind", "face", "family", "kernel")}
+        assert named == {key: line[key] for key in named}
+        assert facts["ink_height"] == pytest.approx(line["ink_height"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "full"], "--out full holds something already"),
+        (["--pack", "full/kept.txt"], "--pack full/kept.txt must be a new file whose name ends in .pwtext"),
+        (["--count", "0"], "--count must be positive"),
+        (["--heights", "4,900"], "--heights must lie in 3..256"),
+        (["--clutter", "2"], "--clutter must lie in 0..1"),
+        (["--kinds", "poems"], "--kinds must be some of"),
+        (["--image-size", "20"], "needs an image_size of at least"),
+        (["--fonts", "full"], "--fonts full: no usable face (no .ttf or .otf file)"),
+    ],
+)
+def test_text_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept.txt").write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PixWordError, match=re.escape(words)):
+        runpy.run_path(str(SCRIPTS / "make_text.py"))["main"](arguments)
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "kept.txt"]
 
 
 # --- draw_sheet.py ----------------------------------------------------------------------------------------------------

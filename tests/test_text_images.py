@@ -265,9 +265,10 @@ def test_a_curriculum_grows_to_the_full_length() -> None:
     [
         ({"text_kinds": "numbers,poems"}, "text_kinds must be some of numbers.*got 'numbers,poems'"),
         ({"text_kinds": ""}, "text_kinds must be some of"),
-        ({"text_heights": "12-4"}, "text_heights must lie in 3..256"),
+        ({"text_heights": "12-4"}, "text_heights must lie in 3..256, the lower first, got 12-4"),
         ({"text_heights": "tall"}, "text_heights must be two numbers such as 4-32"),
         ({"text_heights": "nan"}, "text_heights must lie in"),
+        ({"text_heights": "4-"}, "text_heights must be two numbers"),
         ({"text_contrast": "0-1"}, "text_contrast must lie in"),
         ({"text_length": 1}, "text_length must be at least 2"),
         ({"text_curriculum": -1}, "text_curriculum not negative"),

@@ -9,6 +9,8 @@ from ..common.settings import setting
 COLORS = ("schemes", "random")  # of the built-in plates
 BUILT_IN = ("plates", "text")  # names of --data that are no paths
 TEXT_KINDS = ("numbers", "prices", "dates", "times", "codes", "words")
+TEXT_HEIGHTS = (3, 256)  # pixels; what can be asked for
+TEXT_CONTRAST = (0.02, 1)
 TEXT_LENGTH = 10  # characters of the longest built-in text
 
 
@@ -54,12 +56,8 @@ class DataArgs:
             if getattr(self, name) < 1:
                 raise PixWordError(f"{name} must be at least 1, got {getattr(self, name)}")
         check_kinds(self.text_kinds)
-        low, high = limits("text_heights", self.text_heights)
-        if not 3 <= low <= high <= 256:
-            raise PixWordError(f"text_heights must lie in 3..256 pixels, the lower first, got {self.text_heights}")
-        low, high = limits("text_contrast", self.text_contrast)
-        if not 0.02 <= low <= high <= 1:
-            raise PixWordError(f"text_contrast must lie in 0.02..1, the lower first, got {self.text_contrast}")
+        limits("text_heights", self.text_heights, TEXT_HEIGHTS)
+        limits("text_contrast", self.text_contrast, TEXT_CONTRAST)
         if self.text_length < 2 or self.text_curriculum < 0:
             raise PixWordError(
                 "text_length must be at least 2 and text_curriculum not negative, "
@@ -72,18 +70,21 @@ class DataArgs:
                 raise PixWordError(f"{name} must lie in 0..1, got {getattr(self, name)}")
 
 
-def limits(name: str, text: str) -> tuple[float, float]:
-    """The two numbers of a setting such as "4-32"; a single one is both."""
-    low, _, high = text.partition("-")
+def limits(name: str, text: str, within: tuple[float, float]) -> tuple[float, float]:
+    """The two numbers of a setting such as "4-32", both ``within`` these; a single one is both."""
+    low, dash, high = text.partition("-")
     try:
-        return float(low), float(high or low)
+        first, last = float(low), float(high if dash else low)
     except ValueError:
         raise PixWordError(f"{name} must be two numbers such as 4-32, or one, got {text!r}") from None
+    if not within[0] <= first <= last <= within[1]:
+        raise PixWordError(f"{name} must lie in {within[0]:g}..{within[1]:g}, the lower first, got {text}")
+    return first, last
 
 
-def check_kinds(text: str) -> tuple[str, ...]:
+def check_kinds(text: str, name: str = "text_kinds") -> tuple[str, ...]:
     """The kinds of text in a setting such as "numbers,words"."""
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     if not kinds or set(kinds) - set(TEXT_KINDS):
-        raise PixWordError(f"text_kinds must be some of {', '.join(TEXT_KINDS)}, got {text!r}")
+        raise PixWordError(f"{name} must be some of {', '.join(TEXT_KINDS)}, got {text!r}")
     return kinds

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import PixWordError
-from ..config.data import BUILT_IN, DataArgs, check_kinds, limits
+from ..config.data import BUILT_IN, TEXT_CONTRAST, TEXT_HEIGHTS, DataArgs, check_kinds, limits
 from ..inputs.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ..model.document import SPECIAL_WORDS
 from .base import Source
@@ -71,8 +71,8 @@ def _text(args: DataArgs, seed: int, held_out: bool, image_size: int) -> TextSou
     if foreign:
         unusable.append((str(args.text_words), f"{foreign} words have characters that not every face has"))
     style = TextStyle(
-        check_kinds(args.text_kinds), limits("text_heights", args.text_heights),
-        limits("text_contrast", args.text_contrast), length=args.text_length,
+        check_kinds(args.text_kinds), limits("text_heights", args.text_heights, TEXT_HEIGHTS),
+        limits("text_contrast", args.text_contrast, TEXT_CONTRAST), length=args.text_length,
         curriculum=0 if held_out else args.text_curriculum,
     )  # fmt: skip
     return TextSource(seed, held_out, style, image_size, faces, words, unusable)

@@ -22,6 +22,7 @@ from .text_pixels import KERNELS, NOISE, Looks, draw_text, em_for, turned_extent
 
 VERSION = 1  # of what is drawn for a seed and an index
 MARGIN = 1.0  # pixels left and right of the ink at the least
+GAP = 1.2  # heights that a neighbour at the left or right takes, with the gap before it, at the most
 CAPTIONS = 2000  # enough to see every character, and the words that are common
 _TRIES = 60
 _LUMA = (0.299, 0.587, 0.114)
@@ -158,9 +159,9 @@ class TextSource:
         low, high = self.style.heights
         height = low * (high / low) ** r.random()
         contrast = self.style.contrast[1] - (self.style.contrast[1] - self.style.contrast[0]) * r.random() ** 2
-        angle = _angle(r) if r.random() < 0.1 * self.style.distort else 0.0
+        angle = _angle(r) if r.random() < 0.08 * self.style.distort else 0.0
         kind, text, face, width = self._fitting(height, angle, self.longest(index), r)
-        neighbors = self._neighbors(height, r) if r.random() < self.style.clutter else ()
+        neighbors = self._neighbors(height, width, r) if r.random() < self.style.clutter else ()
         ink, paper = _colors(contrast, r)
         place = _place(height, width, self.image_size, neighbors, r)
         damage = _damage(self.style.distort, height, r)
@@ -182,16 +183,18 @@ class TextSource:
             limit = max(2, min(limit, len(text)) - 1)  # a shorter one is likelier to fit
         raise PixWordError(f"no text of {height:.1f} pixels fits an image_size of {self.image_size}")
 
-    def _neighbors(self, height: float, r: Random) -> tuple[tuple[str, str, float], ...]:
+    def _neighbors(self, height: float, width: float, r: Random) -> tuple[tuple[str, str, float], ...]:
         """One or two intruders; all are cut by the edge, so that they cannot be taken for the text itself."""
         sides = [("left", "right")[int(r.random() * 2)], ("above", "below")[int(r.random() * 2)]]
         chosen = sides if r.random() < 0.3 else [pick(r, sides)]
+        if self.image_size - width < GAP * height + MARGIN:  # no room to see one beside the text
+            chosen = sides[1:]
         found = list[tuple[str, str, float]]()
         for side in chosen:
             beside = side in ("left", "right")
             count = 3 if beside else between(r, 6, 30)
             text = "" if r.random() < 0.25 else "".join(pick(r, LETTERS + "023456789") for _ in range(count))
-            found.append((side, text, height * (0.45 + 0.4 * r.random() if beside else 0.25 + 0.3 * r.random())))
+            found.append((side, text, height * (0.4 + 0.4 * r.random() if beside else 0.2 + 0.3 * r.random())))
         return tuple(found)
 
     def parts(self, index: int) -> list[str | Picture]:
@@ -228,36 +231,33 @@ def _place(
     height: float, width: float, image_size: int, neighbors: Sequence[tuple[str, str, float]], r: Random
 ) -> tuple[tuple[int, int], float, float]:
     """Size of the crop ``(h, w)``, left and top of the ink box in it: margins at random, wider beside a neighbour."""
-    margins = dict[str, float]()
-    gaps = {side: gap for side, _, gap in neighbors}
-    for side, low, high in (("left", 1, 9), ("right", 1, 9), ("above", 0.5, 4.5), ("below", 0.5, 4.5)):
+    margins, gaps = dict[str, float](), {side: gap for side, _, gap in neighbors}
+    for side, low, high in (("left", MARGIN, 9), ("right", MARGIN, 9), ("above", 0.5, 4.5), ("below", 0.5, 4.5)):
         seen = height * (0.1 + 0.25 * r.random())  # of the neighbour
-        margin = gaps[side] + seen if side in gaps else low + (high - low) * r.random()
-        margins[side] = margin
+        margins[side] = gaps[side] + seen if side in gaps else low + (high - low) * r.random()
     size = list[int]()
-    for first, second, ink in (("above", "below", height), ("left", "right", width)):
-        free = image_size - ink
-        if (wanted := margins[first] + margins[second]) > free:
-            margins[first], margins[second] = (margins[side] * free / wanted for side in (first, second))
-        size.append(min(image_size, math.ceil(ink + margins[first] + margins[second])))
+    for sides, ink in ((("above", "below"), height), (("left", "right"), width)):
+        excess = margins[sides[0]] + margins[sides[1]] - (image_size - ink)
+        for side in sorted(sides, key=gaps.__contains__):  # a neighbour stays in sight as long as it can
+            least = 0.0 if side in gaps else min(MARGIN, margins[side])
+            taken = max(0.0, min(excess, margins[side] - least))
+            margins[side], excess = margins[side] - taken, excess - taken
+        size.append(min(image_size, math.ceil(ink + margins[sides[0]] + margins[sides[1]] - 1e-9)))
     return (size[0], size[1]), margins["left"], margins["above"]
 
 
 def _colors(contrast: float, r: Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Ink and paper whose luma differs by ``contrast * 255``: dark on light, two times of three."""
     low = 255 * (1 - contrast) * r.random()
-    chroma = pick_share(r)
+    chroma = (0.0, 12.0, 40.0, 160.0)[int(r.random() * 4)]  # levels by which colours may leave grey: mostly few
     pair = _tinted(low, chroma, r), _tinted(low + 255 * contrast, chroma, r)
     return pair if r.random() < 0.65 else pair[::-1]
 
 
-def pick_share(r: Random) -> float:
-    """Levels by which a colour may leave grey: mostly few."""
-    return (0.0, 12.0, 40.0, 160.0)[int(r.random() * 4)]
-
-
 def _tinted(luma: float, chroma: float, r: Random) -> tuple[int, int, int]:
     """A colour of a given luma, as far from grey as asked for where the range of levels allows."""
+    if not chroma:
+        return (round(luma),) * 3
     offset = [chroma * (2 * r.random() - 1) for _ in range(3)]
     mean = sum(weight * value for weight, value in zip(_LUMA, offset, strict=True))
     offset = [value - mean for value in offset]
@@ -272,5 +272,5 @@ def _damage(share: float, height: float, r: Random) -> dict[str, Any]:
     noise = 1 + 8 * r.random() if r.random() < 0.4 * share else 0.0
     place = int(r.random() * NOISE)
     blur = min(0.8, 0.06 * height) * (0.4 + 0.6 * r.random()) if r.random() < 0.15 * share else 0.0
-    jpeg = between(r, 50, 95) if r.random() < 0.12 * share else 0
+    jpeg = between(r, 50, 95) if r.random() < 0.08 * share else 0
     return {"noise": noise, "noise_at": place, "blur": blur, "jpeg": jpeg}

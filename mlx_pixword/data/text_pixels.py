@@ -52,8 +52,8 @@ class Looks:
 
 
 def em_for(height: float) -> int:
-    """Pixels an em of the large drawing for an ink height: about three times that, where there is such a size."""
-    return next((em for em in EM if em >= 4 * height), EM[-1])
+    """Pixels an em of the large drawing for an ink height: capitals are twice as high, where there is such a size."""
+    return next((em for em in EM if em >= 3 * height), EM[-1])
 
 
 def turned_extent(width: float, height: float, angle: float) -> tuple[float, float]:
@@ -90,13 +90,18 @@ def _shrink(face: Face, text: str, looks: Looks) -> np.ndarray:
     for side, neighbor, gap in looks.neighbors:
         _intrude(canvas, face, em, (x, y, mask.shape[1], mask.shape[0]), (side, neighbor, gap * y_scale))
     resample = Image.Resampling[looks.kernel.upper()]
-    small = Image.fromarray(canvas).resize(looks.size[::-1], resample, box)
+    small = _image(canvas).resize(looks.size[::-1], resample, box)
     return np.asarray(small.filter(ImageFilter.GaussianBlur(looks.blur)) if looks.blur else small)
+
+
+def _image(mask: np.ndarray) -> Image.Image:
+    """`Image.fromarray` of uint8 ``[h, w]``, in half its time."""
+    return Image.frombuffer("L", mask.shape[::-1], mask, "raw", "L", 0, 1)
 
 
 def _turn(mask: np.ndarray, angle: float) -> np.ndarray:
     """A turned mask, cut to its ink box."""
-    turned = np.asarray(Image.fromarray(mask).rotate(angle, Image.Resampling.BILINEAR, expand=True))
+    turned = np.asarray(_image(mask).rotate(angle, Image.Resampling.BILINEAR, expand=True))
     rows, columns = np.flatnonzero(turned.max(1) > INK), np.flatnonzero(turned.max(0) > INK)
     return turned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
