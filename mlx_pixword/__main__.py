@@ -14,6 +14,7 @@ COMMANDS = {  # in the order in which people need them
     "pretrain": "train a model on images and texts, or on built-in ones",
     "generate": "read images, draw them, or complete them",
     "evaluate": "measure a model: losses, readings, bits per dimension",
+    "server": "serve a model over HTTP, as OpenAI's chat API",
     "report": "write a page about runs: losses, samples, readings, settings",
     "convert": "turn a checkpoint of the authors' program into a model directory",
     "doctor": "show what was found on this machine, and what would make it faster",

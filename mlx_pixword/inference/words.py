@@ -40,6 +40,7 @@ class Response:
         prompt_elements: words and windows read.
         prompt_seconds, seconds: time to read the prompt, and to generate since then.
         finish_reason: None while going on, "stop" at ``</s>``, "length" at a limit.
+        log_probability: natural log of the word's probability.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Response:
     prompt_seconds: float
     seconds: float
     finish_reason: str | None
+    log_probability: float = 0.0
 
 
 def stream_generate(
@@ -69,7 +71,7 @@ def stream_generate(
     batch = processor(parts)
     words, shown, prompt_seconds = list[int](), "", 0.0
     elements = batch.elements.shape[1]
-    for (word,), _, last in generate_words(model, batch, SampleArgs(**sample_args)):
+    for (word,), (log_probability,), last in generate_words(model, batch, SampleArgs(**sample_args)):
         prompt_seconds = prompt_seconds or time.perf_counter() - start
         words += [] if word == EOS else [word]
         text = processor.decode(words)
@@ -77,7 +79,7 @@ def stream_generate(
         text = text if done else text.rstrip("\ufffd")  # an unfinished character waits for its bytes
         seconds = time.perf_counter() - start - prompt_seconds
         reason = "stop" if word == EOS else "length" if last else None
-        yield Response(text[len(shown) :], word, len(words), elements, prompt_seconds, seconds, reason)
+        yield Response(text[len(shown) :], word, len(words), elements, prompt_seconds, seconds, reason, log_probability)
         shown = text
         if done:
             return

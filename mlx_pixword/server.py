@@ -1,0 +1,25 @@
+"""`python -m mlx_pixword.server`: a model over HTTP, on the conventions of mlx-lm's server."""
+
+from collections.abc import Sequence
+
+from .apps.settings import ServerArgs
+from .common.cli import notice, parse, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until Ctrl-C."""
+    args = parse(ServerArgs, "-m mlx_pixword.server", argv, required=("model",))
+    from .apps.http_server import ModelServer  # --help answers at once
+    from .weights.directory import load
+
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    with ModelServer(model, processor, args) as server:
+        notice(f"serving {args.model} on http://{server.server_name}:{server.server_port}/v1 (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            notice("ended")
+
+
+if __name__ == "__main__":
+    run_command(main)
