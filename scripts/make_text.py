@@ -6,6 +6,7 @@ python scripts/make_text.py --split train --heights 4.5-13 --count 100000 --pack
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -93,10 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"and {args.length}"
         )
     crops = Crops(args)
+    start = time.process_time()
     if args.pack is not None:
         _pack(args, args.pack, crops)
     else:
         _write_folder(args, crops)
+    each = (time.process_time() - start) / args.count
+    print(f"{args.count} texts in {args.pack or args.out}, {1e3 * each:.2f} ms of processor time each", file=sys.stderr)
 
 
 def _write_folder(args: TextArgs, crops: Crops) -> None:
@@ -108,7 +112,6 @@ def _write_folder(args: TextArgs, crops: Crops) -> None:
             crop, name = crops[n], f"{n:06d}.png"
             Image.fromarray(crop.draw()).save(args.out / name)
             labels.write(json.dumps({"image": name, "caption": crop.text, **crop.facts()}) + "\n")
-    print(f"{args.count} texts in {args.out}", file=sys.stderr)
 
 
 def _pack(args: TextArgs, path: Path, crops: Crops) -> None:
@@ -120,8 +123,7 @@ def _pack(args: TextArgs, path: Path, crops: Crops) -> None:
     }  # fmt: skip
     digests = [face.digest for face in crops.faces]
     settings = {name: str(value) for name, value in vars(args).items()}
-    written = write_text_file(path, _rows(args.count, crops, names), {**names, "digest": digests, "settings": settings})
-    print(f"{written} texts in {path}", file=sys.stderr)
+    write_text_file(path, _rows(args.count, crops, names), {**names, "digest": digests, "settings": settings})
 
 
 def _rows(count: int, crops: Crops, names: dict[str, list[str]]) -> Iterator[tuple[np.ndarray, str, dict[str, Any]]]:
