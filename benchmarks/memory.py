@@ -148,8 +148,7 @@ def prepare_step(config: RunConfig) -> Any:
     args, train = config.model, config.train
     model, optimizer = build_model(args, train), make_optimizer(train)
     document = square_document(np.random.default_rng(0), args, args.image_size)
-    sizes = args.vocab_size, args.num_pix, args.window_size
-    batch = collate([[document]], *sizes, pixel_queries=train.pixel_queries)
+    batch = collate([[document]], args, pixel_queries=train.pixel_queries)
     mx.eval(model.parameters(), batch.arrays())
     step = make_step(model, optimizer, train)
     return lambda: mx.eval(step([batch]), model.state, optimizer.state)

@@ -6,11 +6,12 @@ under the names of the authors' program. Source: arXiv 2605.14028; layers and Ro
 V  words            K  pix tokens, C**3      f  fold factor      C  levels a channel, 256 / f
 D  width            H  heads (h_kv: kv)      d  head width, D/H  F  FFN width
 n  valid pixels of a window                  N  windows          L  elements of a document
+w  window side       P  w * w                e  width of the image block, D in the paper
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +35,17 @@ class Config:
     rope_low: float = 1.0
     rope_high: float = 4.0
     rope_context: int = 8192
+    grid: bool = False  # positions have a row and a column, in the sequence and inside windows
+    image_heads: int = 0  # of the image block, with its own width; 0: as above
+    image_kv_heads: int = 0
+    window_theta: float = 0.0  # 0: as above
+
+    def image(self) -> "Config":
+        """What the image block's layers need to know."""
+        return replace(
+            self, heads=self.image_heads or self.heads, kv_heads=self.image_kv_heads or self.kv_heads,
+            theta=self.window_theta or self.theta,
+        )  # fmt: skip
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -61,6 +73,11 @@ def windows(tokens: np.ndarray, window_size: int) -> list[np.ndarray]:
             columns = range(left, min(left + window_size, width))
             result.append(np.array([tokens[y, x] for y in rows for x in columns]))
     return result
+
+
+def window_widths(height: int, width: int, window_size: int) -> list[int]:
+    """Columns of pixels of each window of an image, in the order of ``windows``."""
+    return [min(window_size, width - x) for _ in range(0, height, window_size) for x in range(0, width, window_size)]
 
 
 def part_windows(part: np.ndarray, cfg: Config) -> list[np.ndarray]:
@@ -92,8 +109,14 @@ def inverse_frequencies(
 
 
 def rope(x: np.ndarray, positions: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Rotate each pair ``(x[2i], x[2i+1])`` of ``x [L, d]`` by the angle ``position * frequency[i]``."""
-    angle = positions[:, None] * frequencies[None, :]  # [L, d/2]
+    """Rotate each pair ``(x[2i], x[2i+1])`` of ``x [L, d]`` by the angle ``position * frequency[i]``.
+
+    Positions ``[L, 2]`` are rows and columns: an even pair turns by the column, an odd one by the row.
+    """
+    angle = np.empty((len(x), len(frequencies)))
+    for i, frequency in enumerate(frequencies):
+        counted = positions if positions.ndim == 1 else positions[:, 1 - i % 2]
+        angle[:, i] = counted * frequency
     even, odd = x[:, 0::2], x[:, 1::2]
     result = np.empty_like(x)
     result[:, 0::2] = even * np.cos(angle) - odd * np.sin(angle)
@@ -161,21 +184,59 @@ def layers(weights: Weights, prefix: str, cfg: Config, x: np.ndarray, positions:
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-def image_states(weights: Weights, cfg: Config, windows: list[np.ndarray], positions: str = "local") -> np.ndarray:
+def image_states(
+    weights: Weights, cfg: Config, windows: list[np.ndarray], positions: str = "local",
+    widths: Sequence[int] | None = None,
+) -> np.ndarray:  # fmt: skip
     """States ``s_1 .. s_N`` of an image's windows, float64 ``[N, D]``: the hidden state of each one's last valid pixel.
 
     ``positions``: "local" counts the valid pixels of a window from 0, "global" all pixels of the image in window order.
+    ``widths``: columns of pixels of each window, which a grid and a concatenated summary ask for; None: all are full.
     """
     if positions not in ("local", "global"):
         raise ValueError(positions)
     states, seen = [], 0
-    for window in windows:
+    for number, window in enumerate(windows):
+        width = cfg.window_size if widths is None else widths[number]
         first = seen if positions == "global" else 0
-        x = weights["imgblk.pix_emb.weight"].astype(np.float64)[window]  # [n, D]
-        x = layers(weights, "imgblk.", cfg, x, first + np.arange(len(window)))
-        states.append(x[-1])  # no norm: the authors' `imgblk.norm` is never applied
+        x = weights["imgblk.pix_emb.weight"].astype(np.float64)[window]  # [n, e]
+        counted = first + np.arange(len(window))
+        if cfg.grid:
+            counted = np.array([(i // width, i % width) for i in range(len(window))])
+        y = layers(weights, "imgblk.", cfg.image(), x, counted)
+        states.append(window_state(weights, cfg, x, y[-1], width))  # no norm: the authors' `imgblk.norm` is not applied
         seen += len(window)
     return np.array(states)
+
+
+def window_state(weights: Weights, cfg: Config, x: np.ndarray, last: np.ndarray, width: int) -> np.ndarray:
+    """From embeddings ``x [n, e]`` and the last pixel's hidden state ``[e]`` to the window's state ``[D]``."""
+    state = linear(weights, "imgblk.state_proj", last) if "imgblk.state_proj.weight" in weights else last
+    if "imgblk.summary.weight" in weights:
+        matrix = weights["imgblk.summary.weight"].astype(np.float64)
+        side = cfg.window_size
+        total = np.zeros(len(matrix))
+        for i, embedding in enumerate(x):
+            place = i // width * side + i % width  # in the full window
+            total += matrix[:, place * len(embedding) : (place + 1) * len(embedding)] @ embedding
+        if "imgblk.summary_out.weight" in weights:
+            total = linear(weights, "imgblk.summary_out", total)
+        state = state + total
+    return state
+
+
+def element_positions(parts: Sequence[Part], cfg: Config) -> np.ndarray:
+    """Positions of a document's elements: ``[L]``, or with a grid rows and columns ``[L, 2]``."""
+    found, p = [], 0
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            rows, columns = (math.ceil(size / cfg.window_size) for size in part.shape[:2])
+            found += [(p + row, p + column) for row in range(rows) for column in range(columns)]
+            p += max(rows, columns)
+        else:
+            found += [(p + n, p + n) for n in range(len(part))]
+            p += len(part)
+    return np.array(found) if cfg.grid else np.arange(len(found))
 
 
 def logits(weights: Weights, cfg: Config, parts: Sequence[Part], positions: str = "local") -> np.ndarray:
@@ -183,22 +244,23 @@ def logits(weights: Weights, cfg: Config, parts: Sequence[Part], positions: str 
 
     Args:
         parts: lists of word ids, and uint8 images ``[h, w, 3]``.
-        positions: as in ``image_states``; in the language block an element's position is its index.
+        positions: as in ``image_states``; in the language block an element's position is its index, or see
+            ``element_positions``.
     """
     embeddings = weights["tok_embeddings.weight"].astype(np.float64)
-    rows = [
-        image_states(weights, cfg, part_windows(part, cfg), positions)
-        if isinstance(part, np.ndarray)
-        else embeddings[list(part)]
-        for part in parts
-        if len(part)
-    ]
-    return sequence_logits(weights, cfg, np.concatenate(rows))
+    rows = []
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            widths = window_widths(*part.shape[:2], cfg.window_size)
+            rows.append(image_states(weights, cfg, part_windows(part, cfg), positions, widths))
+        elif len(part):
+            rows.append(embeddings[list(part)])
+    return sequence_logits(weights, cfg, np.concatenate(rows), element_positions(parts, cfg))
 
 
-def sequence_logits(weights: Weights, cfg: Config, x: np.ndarray) -> np.ndarray:
+def sequence_logits(weights: Weights, cfg: Config, x: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
     """The language block and the head on elements that are embedded already: ``[L, D]`` to ``[L, V + K]``."""
-    x = layers(weights, "", cfg, x, np.arange(len(x)))
+    x = layers(weights, "", cfg, x, np.arange(len(x)) if positions is None else positions)
     return linear(weights, "output", rms_norm(x, cfg.eps) * weights["norm.weight"])
 
 

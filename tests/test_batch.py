@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.batch import Batch, bucket, bucket_rows, collate
 from mlx_pixword.model.document import (
     BOS,
@@ -28,6 +29,7 @@ from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.windows import to_windows
 
 V, K, W = 50, 64, 2  # words, pix tokens, window side
+ARGS = ModelArgs(vocab_size=V, fold_factor=64, window_size=W, image_size=32)
 
 
 def image(height: int, width: int, seed: int = 0) -> ImageTokens:
@@ -48,7 +50,7 @@ def document(*parts: Sequence[int] | ImageTokens, closed: bool = True) -> Docume
 
 
 def pack(*rows: Sequence[Document], exact: bool = True) -> Batch:
-    return collate(rows, V, K, W, exact=exact)
+    return collate(rows, ARGS, exact=exact)
 
 
 def table(array: mx.array) -> np.ndarray:
@@ -236,7 +238,7 @@ def test_targets_never_cross_documents(closed: bool) -> None:
 def test_rows_of_one_document_have_no_segments() -> None:
     batch = pack([document([7])], [document([8, 9])])
     assert batch.segments is None
-    assert set(batch.arrays()) == {"elements", "targets", "positions", "windows", "lengths", "reads"}
+    assert set(batch.arrays()) == {"elements", "targets", "positions", "starts", "windows", "lengths", "reads"}
     assert set(pack([document([7]), document([8])]).arrays()) == {*batch.arrays(), "segments"}
 
 
@@ -307,7 +309,7 @@ def test_compiled_steps_see_few_shapes() -> None:
         for number in range(400):
             sizes = rng.integers(1, 13, (int(rng.integers(1, 7)), 2)).tolist()
             rows = [[document(blank(h, w), list(range(6, 6 + h)))] for h, w in sizes]
-            batch = collate(rows, V, K, W, exact=exact, pixel_queries=1, seed=(number,))
+            batch = collate(rows, ARGS, exact=exact, pixel_queries=1, seed=(number,))
             seen.add(tuple((name, tuple(array.shape)) for name, array in batch.arrays().items()))
             shapes[exact].append(len(seen))
     assert shapes[False][-1] < 0.4 * shapes[True][-1]
@@ -324,7 +326,7 @@ def test_padded_rows_say_nothing(small_model: Callable[..., PixWordModel]) -> No
     rows = [[document([7, 8], image(3, 4))] for _ in range(9)]
     sums = []
     for exact in (True, False):
-        batch = collate(rows, a.vocab_size, a.num_pix, 2, exact=exact, pixel_queries=1)
+        batch = collate(rows, a, exact=exact, pixel_queries=1)
         assert batch.elements.shape[0] == (9 if exact else 10)
         sums.append([value.item() for value in loss_sums(*model.forward(batch), batch, a.vocab_size)])
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)

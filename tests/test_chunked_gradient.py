@@ -24,7 +24,7 @@ def batch_of(args: ModelArgs, rng: np.random.Generator, size: tuple[int, int], q
     rgb = rng.integers(0, 256, (*size, 3), np.uint8)
     documents = [make_document([[BOS, 7, IMAGE], tokens_of(rgb, args), [END_IMAGE, 8]], closed=True) for _ in range(2)]
     rows = [[document] for document in documents]
-    return collate(rows, args.vocab_size, args.num_pix, args.window_size, exact=True, pixel_queries=queries)
+    return collate(rows, args, exact=True, pixel_queries=queries)
 
 
 def arrays(tree: object) -> dict[str, np.ndarray]:

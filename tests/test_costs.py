@@ -24,6 +24,7 @@ from mlx_pixword.model import layers, network
 from mlx_pixword.model.args import ModelArgs, parameters
 from mlx_pixword.model.batch import Batch, collate
 from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, make_document
+from mlx_pixword.model.image_block import ImageBlock, Table
 from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.pixels.windows import window_order
 from mlx_pixword.planning.costs import (
@@ -53,7 +54,7 @@ def batch_of(
         for _ in range(rows)
     ]
     return collate(
-        [[document] for document in documents], args.vocab_size, args.num_pix, args.window_size, exact=True,
+        [[document] for document in documents], args, exact=True,
         pixel_queries=queries,
     )  # fmt: skip
 
@@ -94,18 +95,18 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         found[part[0]] += 4 * q.size * k.shape[2] // (2 if isinstance(mask, str) else 1)
         return plain["attention"](q, k, v, scale, mask)
 
-    def window(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+    def window(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, *rest: Any) -> mx.array:
         assert reads is not None or q.shape[1] == k.shape[1]
         found[part[0]] += 4 * q.size * k.shape[1] // (2 if reads is None else 1)
-        return plain["window"](q, k, v, reads, theta)
+        return plain["window"](q, k, v, reads, *rest)
 
     def conditional(q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, *rest: Any) -> mx.array:
         found[part[0]] += 4 * q.size * (k.shape[1] + 1)
         return plain["conditional"](q, own_k, own_v, k, *rest)
 
     for owner, name, function in (
-        (layers.Linear, "__call__", linear), (network.Table, "__call__", table), (PixWordModel, "logits", logits),
-        (network.ImageBlock, "states", image), (network.ImageBlock, "table", partialmethod(image, name="first")),
+        (layers.Linear, "__call__", linear), (Table, "__call__", table), (PixWordModel, "logits", logits),
+        (ImageBlock, "states", image), (ImageBlock, "table", partialmethod(image, name="first")),
         (layers, "attention", attention), (layers, "window_attention", window),
         (layers, "conditional_attention", conditional),
     ):  # fmt: skip

@@ -35,7 +35,7 @@ def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def batch_of(model: PixWordModel, documents: list[Document], queries: int, seed: int = 0, pack: bool = False) -> Batch:
     a, rows = model.args, [documents] if pack else [[d] for d in documents]
-    return collate(rows, a.vocab_size, a.num_pix, a.window_size, pixel_queries=queries, seed=(seed,))
+    return collate(rows, a, pixel_queries=queries, seed=(seed,))
 
 
 def documents(model: PixWordModel, rng: np.random.Generator) -> list[Document]:

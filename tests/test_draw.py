@@ -45,7 +45,7 @@ def without_caches(
             shown, counts = windows[: n + (j > 0)], np.append(lengths[:n], [j] if j else []).astype(np.int32)
             image = ImageTokens(shown, counts, height, width)
             document = Document(np.array([*words, *[-1] * len(shown)], np.int32), (image,) if len(shown) else ())
-            batch = collate([[document]], args.vocab_size, args.num_pix, args.window_size, exact=True)
+            batch = collate([[document]], args, exact=True)
             logits = model(batch)[0, -1, args.vocab_size :]
             noise = mx.random.gumbel((args.num_pix,), key=keys[number]) if temp else 0
             drawn = mx.argmax((logits - mx.logsumexp(logits)) / (temp or 1) + noise).item()

@@ -123,7 +123,7 @@ for changes, queries, options in json.loads(sys.argv[1]):
     args = ModelArgs(**changes)
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     row = [make_document([[BOS, IMAGE], tokens_of(rgb, args), [END_IMAGE]])]
-    batch = collate([row], args.vocab_size, args.num_pix, args.window_size, exact=True, pixel_queries=queries)
+    batch = collate([row], args, exact=True, pixel_queries=queries)
     model = PixWordModel(args)
     mx.eval(model.parameters(), batch.arrays())
     settings = TrainArgs(**options)

@@ -37,7 +37,7 @@ def plates(model: PixWordModel, count: int = 4) -> Batch:
     encoder, source = Encoder(model.args, TOKENIZER, SkipLog()), PlateSource()
     rows = [encoder(source.parts(n)) for n in range(count)]
     a = model.args
-    return collate(rows, a.vocab_size, a.num_pix, a.window_size, pixel_queries=2)
+    return collate(rows, a, pixel_queries=2)
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:

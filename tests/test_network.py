@@ -37,7 +37,7 @@ def document(args: ModelArgs, rng: np.random.Generator, sizes: Sequence[tuple[in
 
 
 def batch_of(args: ModelArgs, rows: Sequence[Sequence[Document]], exact: bool = False) -> Batch:
-    return collate(rows, args.vocab_size, args.num_pix, args.window_size, exact=exact)
+    return collate(rows, args, exact=exact)
 
 
 def loss_and_gradients(model: PixWordModel, batch: Batch, **options: bool) -> tuple[float, dict[str, np.ndarray]]:

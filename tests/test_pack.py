@@ -10,11 +10,13 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.data import plates
 from mlx_pixword.data.pack import Row, bucket_batches, pack_rows, plan_batches, row_length
 from mlx_pixword.data.plates import HEIGHT, SCHEMES, WIDTH, Plate, PlateSource, is_reserved
+from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.batch import collate
 from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, NO_TARGET, Document, ImageTokens, make_document
 from mlx_pixword.pixels.windows import window_order
 
 W = 4  # window side
+ARGS = ModelArgs(vocab_size=50, window_size=W, image_size=64)
 
 
 def words(length: int) -> Document:
@@ -135,7 +137,7 @@ def test_less_than_a_fifth_is_padding(pack: bool, batch_tokens: int, seed: int) 
 @packed_or_not
 def test_less_than_a_fifth_is_padding_in_collated_batches(pack: bool) -> None:
     """Lengths are rounded up to buckets there."""
-    batches = [collate(rows, 50, 4096, W) for rows in plan(varied_documents(), pack)]
+    batches = [collate(rows, ARGS) for rows in plan(varied_documents(), pack)]
     targets = np.concatenate([np.array(batch.targets).ravel() for batch in batches])
     assert (targets == NO_TARGET).mean() < 0.2  # every document is closed, so all else has a target
 

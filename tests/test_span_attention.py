@@ -155,7 +155,7 @@ def test_the_model_with_every_kernel_emulated(
 
     def loss() -> mx.array:
         documents = [processor.document([[7, 8], image, [9]], closed=True) for image in images]
-        batch = collate([documents], args.vocab_size, args.num_pix, args.window_size, pixel_queries=3, seed=(0,))
+        batch = collate([documents], args, pixel_queries=3, seed=(0,))
         sums = loss_sums(*model.forward(batch), batch, args.vocab_size)
         return weighted_loss(sums, mx.array(float(batch.num_targets)), 50.0, 1.0, 1.0)
 

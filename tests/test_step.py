@@ -30,7 +30,7 @@ def batches(model: PixWordModel, split: int) -> list[Batch]:
     encoder, source = Encoder(model.args, TOKENIZER, SkipLog()), PlateSource()
     rows = [encoder(source.parts(n)) for n in range(8)]
     a = model.args
-    return [collate(rows[n::split], a.vocab_size, a.num_pix, a.window_size) for n in range(split)]
+    return [collate(rows[n::split], a) for n in range(split)]
 
 
 def trained(build: Build, split: int = 1, steps: int = 3, **settings: Any) -> tuple[dict[str, np.ndarray], list[float]]:

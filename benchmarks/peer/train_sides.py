@@ -85,7 +85,7 @@ def mlx_batches(job: Job) -> list[list[Batch]]:
     return [
         [
             collate(
-                [[document] for document in part], args.vocab_size, args.num_pix, args.window_size,
+                [[document] for document in part], args,
                 exact=takes_any_size(job.train), pixel_queries=queries, seed=(SEED, number, micro),
             )
             for micro, part in enumerate(split(step, job.train.accumulate))

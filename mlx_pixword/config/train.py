@@ -18,6 +18,7 @@ class TrainArgs:
     optimizer: str = setting("adamw", "muon: Muon for hidden matrices, AdamW for the rest", choices=("adamw", "muon"))
     learning_rate: float = setting(3e-4, "peak learning rate of AdamW")
     muon_learning_rate: float = setting(0.02, "peak learning rate of Muon")
+    image_lr_scale: float = setting(1.0, "learning rate of the image block's hidden matrices, relative to the others'")
     warmup: int = setting(100, "steps of linear warm-up (at most a tenth of the run)")
     schedule: str = setting("cosine", "decay after the warm-up", choices=("cosine", "linear"))
     final_fraction: float = setting(0.02, "learning rate at the end, as a fraction of the peak")
@@ -57,6 +58,6 @@ class TrainArgs:
         ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "clip_norm", "rank_timeout"):
+        for name in ("learning_rate", "muon_learning_rate", "image_lr_scale", "clip_norm", "rank_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be positive, got {getattr(self, name)}")

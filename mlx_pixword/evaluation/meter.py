@@ -21,7 +21,7 @@ class LossMeter:
     def add(self, documents: Sequence[Document]) -> None:
         args = self._model.args
         for rows in bucket_batches([[document] for document in documents], self._batch_tokens):
-            batch = collate(rows, args.vocab_size, args.num_pix, args.window_size, pixel_queries=self._pixel_queries)
+            batch = collate(rows, args, pixel_queries=self._pixel_queries)
             sums = loss_sums(*self._model.forward(batch), batch, args.vocab_size)
             self._totals += np.array([value.item() for value in sums])
 

@@ -46,7 +46,7 @@ def rate_documents(
     for start in range(0, len(documents), batch_rows):
         some = documents[start : start + batch_rows]
         prompts = [[Document(d.elements[: _prompt_length(d)], d.images)] for d in some]
-        batch = collate(prompts, model.args.vocab_size, model.args.num_pix, model.args.window_size, exact=True)
+        batch = collate(prompts, model.args, exact=True)
         read = read_batch(model, processor, batch, max_tokens=READING_WORDS)
         pairs += [
             (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)

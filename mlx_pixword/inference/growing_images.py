@@ -44,6 +44,8 @@ class GrowingImages:
         token_layers: TokenLayers | None = None,
     ) -> None:
         args, dtype, count = model.args, model.args.compute_dtype, len(documents)
+        if args.uses_places or args.image is not args or not args.image_layers:
+            raise PixWordError("drawing with options of the model other than the paper's is still to come")
         token_layers = token_layers or choose_token_layers(args)
         self._args, self._steps, self._lengths = args, token_layers, list(lengths)
         self._image = [self._laid_out(layer) for layer in model.image_block.layers]
@@ -81,7 +83,7 @@ class GrowingImages:
         """Put the prompts into the language block's caches; equal ones are computed once."""
         args, distinct = self._args, list(dict.fromkeys(documents))
         which = mx.array([distinct.index(document) for document in documents])
-        batch = collate([[d] for d in distinct], args.vocab_size, args.num_pix, args.window_size, exact=True)
+        batch = collate([[d] for d in distinct], args, exact=True)
         x, prompts = model.embed(batch, model.window_states(batch)[:, 0]), [_Prompt() for _ in self._language]
         states = model.language(x, batch.positions, "causal", prompts)[which]  # [B, L, D]
         lengths, self._start = np.array([len(document) for document in documents]), states.shape[1]

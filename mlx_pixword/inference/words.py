@@ -113,6 +113,8 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     choose = _chooser(model.args.vocab_size, args)
     mx.random.seed(args.seed)
     cache = _make_cache(model, lengths, batch.elements.shape[1])
+    after = [row[-1].positions(model.args.grid)[1] for row in batch.documents]  # positions of the first words
+    shift = mx.array(after) - mx.array(lengths)  # of positions over places
     at_end = mx.array(lengths)[:, None, None] - 1
     logits = mx.take_along_axis(model(batch, cache), at_end, axis=1)[:, 0]  # [B, V + K]
     for layer_cache in cache:
@@ -122,18 +124,18 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     for n in range(limit):
         words, log_probabilities = chosen
         if n + 1 < limit and args.repetition_penalty == 1:  # the penalty needs the words themselves first
-            chosen = choose(history, _extend(model, words, cache))
+            chosen = choose(history, _extend(model, words, cache, shift))
             mx.async_eval(*chosen)
         ids: list[int] = words.tolist()
         for row, word in zip(history, ids, strict=True):
             row.append(word)
         yield Step(ids, log_probabilities.tolist(), n + 1 == limit)
         if n + 1 < limit and args.repetition_penalty != 1:
-            chosen = choose(history, _extend(model, words, cache))
+            chosen = choose(history, _extend(model, words, cache, shift))
 
 
-def _extend(model: PixWordModel, words: mx.array, cache: list[Any]) -> mx.array:
-    return model.extend(words[:, None], cache[0].offset[:, None], cache)[:, -1]
+def _extend(model: PixWordModel, words: mx.array, cache: list[Any], shift: mx.array) -> mx.array:
+    return model.extend(words[:, None], (cache[0].offset + shift)[:, None], cache)[:, -1]
 
 
 def _make_cache(model: PixWordModel, lengths: list[int], width: int) -> list[Any]:

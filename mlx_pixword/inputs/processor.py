@@ -50,7 +50,7 @@ class Processor:
         if not documents:
             raise PixWordError("a batch needs at least one document, got none")
         rows = [[self.document(parts, special_words=special_words)] for parts in documents]
-        return collate(rows, self.args.vocab_size, self.args.num_pix, self.args.window_size, exact=True)
+        return collate(rows, self.args, exact=True)
 
     def document(self, parts: Sequence[Part], *, special_words: bool = True, closed: bool = False) -> Document:
         """Join parts into a document.

@@ -1,17 +1,24 @@
 """The shape of a model, `config.json`: all that data and words need to know of it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
 
 from ..common.errors import PixWordError
 from ..common.settings import build, setting
-from ..pixels.colors import COLOR_FEATURES, num_levels, num_pix_tokens
+from ..pixels.colors import COLOR_FEATURES, LINEAR_COLOR_FEATURES, num_levels, num_pix_tokens
 from ..pixels.windows import check_geometry
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+POSITIONS, SUMMARIES = ("sequence", "grid"), ("last", "concat")
+GRID_THETA = 100.0  # inside windows; at 500,000 a head of 16 tells 16 places apart by two of its eight pairs
 METADATA_KEYS = ("model_type", "architectures", "quantization", "quantization_config", "transformers_version")
+
+
+_IMAGE = ("image_hidden_size", "image_num_heads", "image_num_kv_heads", "image_intermediate_size")
+_MAY_BE_0 = {*_IMAGE, "image_layers", "window_theta", "summary_rank", "sine_color_scale"}
 
 
 @dataclass(frozen=True)
@@ -31,14 +38,28 @@ class ModelArgs:
     max_seq_len: int = setting(1024, "elements (words and windows) of the longest sequence")
     qk_norm: bool = setting(False, "RMSNorm without weight on queries and keys")
     factored_colors: bool = setting(False, "learn colours as smooth functions plus a free row each (merged on saving)")
+    linear_color_scale: float = setting(0.02, "scale of factored colours' three linear features at the start")
+    sine_color_scale: float = setting(0.02, "the same of their 24 sines and cosines; 0: embed without these")
     rope_theta: float = setting(500000.0, "base of the rotary frequencies")
+    positions: str = setting("sequence", "rotary positions: elements, or rows and columns", choices=POSITIONS)
+    window_theta: float = setting(0.0, "base of the frequencies inside windows; 0: rope_theta, with a grid 100")
+    summary: str = setting("last", "a window's state: of its last pixel, or with all its colours", choices=SUMMARIES)
+    summary_rank: int = setting(0, "dimensions that the colours of a window go through; 0: a full matrix")
+    image_hidden_size: int = setting(0, "width of the image block; 0: hidden_size")
+    image_num_heads: int = setting(0, "query heads of the image block; 0: heads as large as the language block's")
+    image_num_kv_heads: int = setting(0, "key and value heads of the image block; 0: in proportion")
+    image_intermediate_size: int = setting(0, "width of the image block's feed-forward layers; 0: in proportion")
     rms_norm_eps: float = setting(1e-5, "epsilon of every RMSNorm")
     dtype: str = setting("auto", "compute type; auto: bfloat16 on a GPU, float32 elsewhere", choices=("auto", *DTYPES))
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, bool | str) and not 0 < value < 2**31:
-                raise PixWordError(f"{name} must be positive and below 2^31, got {value!r}")
+            if not isinstance(value, bool | str) and not (0 < value < 2**31 or (value == 0 and name in _MAY_BE_0)):
+                least = "0 or positive" if name in _MAY_BE_0 else "positive"
+                raise PixWordError(f"{name} must be {least} and below 2^31, got {value!r}")
+        for f in fields(self):
+            if (choices := f.metadata["choices"]) and (value := getattr(self, f.name)) not in choices:
+                raise PixWordError(f"{f.name} must be {', '.join(choices)}, got {value!r}")
         num_levels(self.fold_factor)
         check_geometry(self.image_size, self.window_size)
         if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads or self.head_size % 2:
@@ -54,12 +75,56 @@ class ModelArgs:
             )
         if self.vocab_size < 6:
             raise PixWordError(f"vocab_size counts the 6 special words too, got {self.vocab_size}")
-        if self.dtype != "auto" and self.dtype not in DTYPES:
-            raise PixWordError(f"dtype must be auto, {', '.join(DTYPES)}, got {self.dtype!r}")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        sizes = self.head_size, self.image.head_size  # checks the image block's
+        if self.grid and any(size % 4 for size in sizes):
+            raise PixWordError(
+                f"positions grid needs heads of a multiple of 4, a pair for rows and one for columns; they are "
+                f"{sizes[0]} wide in the language block and {sizes[1]} in the image block"
+            )
+        if self.summary_rank and self.summary == "last":
+            raise PixWordError(f"summary_rank {self.summary_rank} needs summary concat")
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def grid(self) -> bool:
+        """Whether rotary positions have a row and a column."""
+        return self.positions == "grid"
+
+    @property
+    def uses_places(self) -> bool:
+        """Whether a window's state depends on its valid width, which says where in the full window its pixels lie."""
+        return self.grid or self.summary == "concat"
+
+    @cached_property
+    def image(self) -> "ModelArgs":
+        """The shape of the image block's layers, as that of a model with one width; itself where no option changes it.
+
+        Its ``rope_theta`` is the base inside windows. What is 0 follows from the language block: heads of the same
+        size, key heads and feed-forward width in proportion, each at least 1.
+        """
+        if not any(getattr(self, name) for name in _IMAGE) and self.window_theta == 0 and not self.grid:
+            return self
+        size = self.image_hidden_size or self.hidden_size
+        heads = self.image_num_heads or max(1, size // self.head_size)
+        keys = self.image_num_kv_heads or max(1, heads * self.num_kv_heads // self.num_heads)
+        width = self.image_intermediate_size or max(1, self.intermediate_size * size // self.hidden_size)
+        if size % heads or heads % keys or size // heads % 2:
+            raise PixWordError(
+                f"image_num_heads {heads} must divide image_hidden_size {size} into even heads and be a multiple of "
+                f"image_num_kv_heads {keys}"
+            )
+        return replace(
+            self, hidden_size=size, num_heads=heads, num_kv_heads=keys, intermediate_size=width, num_layers=1,
+            rope_theta=self.window_theta or (GRID_THETA if self.grid else self.rope_theta),
+            window_theta=0.0, positions="sequence", summary="last", summary_rank=0, image_hidden_size=0,
+            image_num_heads=0, image_num_kv_heads=0, image_intermediate_size=0,
+        )  # fmt: skip
 
     @property
     def num_pix(self) -> int:
@@ -82,17 +147,36 @@ class ModelArgs:
 
 
 def matrix_parameters(args: ModelArgs) -> int:
-    """Weights of a layer's seven projections, ``2 D^2 + 2 D G d + 3 D M``."""
+    """Weights of a layer's seven projections, ``2 D^2 + 2 D G d + 3 D F``; of the image block with ``args.image``."""
     size = args.hidden_size
     return size * (2 * size + 2 * key_width(args) + 3 * args.intermediate_size)
 
 
+def summary_parameters(args: ModelArgs) -> int:
+    """Weights between the image block and the language block: of the last state, and of a window's colours."""
+    size, local, rank = args.hidden_size, args.image.hidden_size, args.summary_rank
+    state = local * size if local != size else 0
+    if args.summary == "last":
+        return state
+    colors = args.window_size**2 * local
+    return state + (rank * (colors + size) if rank else colors * size)
+
+
+def color_features_of(args: ModelArgs) -> tuple[int, int]:
+    """Features that a factored colour's embedding and its output row are made of; 0 where colours are not factored."""
+    if not args.factored_colors:
+        return 0, 0
+    return COLOR_FEATURES if args.sine_color_scale else LINEAR_COLOR_FEATURES, COLOR_FEATURES
+
+
 def parameters(args: ModelArgs, *, stored: bool = False) -> int:
     """Trainable numbers, or those of a model directory, where factored colours are summed up."""
-    size, rows = args.hidden_size, 2 * (args.vocab_size + args.num_pix) + 1
-    layers = args.image_layers + args.num_layers
-    factors = 2 * COLOR_FEATURES * size if args.factored_colors and not stored else 0
-    return rows * size + size + layers * (matrix_parameters(args) + 2 * size) + factors
+    size, local, total = args.hidden_size, args.image.hidden_size, summary_parameters(args)
+    for block, layers in ((args.image, args.image_layers), (args, args.num_layers)):
+        total += layers * (matrix_parameters(block) + 2 * block.hidden_size)
+    inputs, outputs = (0, 0) if stored else color_features_of(args)
+    total += local * (args.num_pix + 1 + inputs) + size * (args.num_pix + args.vocab_size + outputs)
+    return total + size * args.vocab_size + size
 
 
 def key_width(args: ModelArgs) -> int:

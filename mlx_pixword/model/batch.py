@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import mlx.core as mx
 import numpy as np
 
+from .args import ModelArgs
 from .document import NO_TARGET, PAD, WINDOW, Document, ImageTokens
 
 
@@ -20,10 +21,12 @@ class Batch:
     Attributes:
         elements: int32 ``[B, L]``; below V a word id, from V on ``V + u`` for distinct window ``u``.
         targets: int32 ``[B, L]``, the unified id an element predicts, or ``NO_TARGET``.
-        positions: int32 ``[B, L]``, counted from 0 in each document.
+        positions: int32 ``[B, L]``, or with a grid ``[B, L, 2]``, for RoPE alone; see `Document.positions`.
+        starts: int32 ``[B, L]``, the place in its row where an element's document starts.
         windows: int32 ``[U, P]``, distinct windows, padded with K.
         lengths: int32 ``[U]``, valid pixels a window, at least 1.
         reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then query pixels.
+        widths: int32 ``[U]``, valid columns of each window, or None where all are full or the model does not ask.
         segments: int32 ``[B, L]``, the document of an element within its row, or None when a row is one document.
         query_places: int32 ``[B, Q]``, the element whose window a query pixel belongs to; None without query pixels.
         query_states: int32 ``[B, Q]``, where its state lies among the ``U (1 + M)`` reads.
@@ -35,9 +38,11 @@ class Batch:
     elements: mx.array
     targets: mx.array
     positions: mx.array
+    starts: mx.array
     windows: mx.array
     lengths: mx.array
     reads: mx.array
+    widths: mx.array | None = None
     segments: mx.array | None = None
     query_places: mx.array | None = None
     query_states: mx.array | None = None
@@ -83,9 +88,7 @@ def bucket_rows(count: int) -> int:
 
 def collate(
     rows: Sequence[Sequence[Document]],
-    num_words: int,
-    num_pix: int,
-    window_size: int,
+    args: ModelArgs,
     *,
     exact: bool = False,
     pixel_queries: int = 0,
@@ -95,8 +98,7 @@ def collate(
 
     Args:
         rows: ``B`` rows of one or more documents; several are packed, and never see each other.
-        num_words, num_pix: ``V`` and ``K``.
-        window_size: ``w``.
+        args: the model that they are for.
         exact: keep the sizes as they are, instead of padding B, L, U and Q to a bucket.
         pixel_queries: ``M``, query pixels a window besides its first one (dense objective).
         seed: of the draws, with the document's number in the batch.
@@ -104,25 +106,27 @@ def collate(
     round_up = (lambda n: max(1, n)) if exact else bucket
     shape = (len(rows) if exact else bucket_rows(len(rows)), round_up(max(sum(map(len, row)) for row in rows)))
     elements, targets = np.full(shape, PAD, np.int32), np.full(shape, NO_TARGET, np.int32)
-    positions, segments = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+    positions, starts = np.zeros((*shape, 2) if args.grid else shape, np.int32), np.zeros(shape, np.int32)
+    segments = np.full(shape, -1, np.int32)
     images = [image for row in rows for d in row for image in d.images]
-    offsets = _choose_all(rows, min(pixel_queries, window_size**2 - 1), seed)
-    windows, lengths, reads, which = _distinct_windows(images, offsets, num_pix, window_size, round_up)
+    offsets = _choose_all(rows, min(pixel_queries, args.window_size**2 - 1), seed)
+    arrays, which = _distinct_windows(images, offsets, args, round_up)
     used = 0
     for b, row in enumerate(rows):
         start = 0
         for n, document in enumerate(row):
-            place = slice(start, start := start + len(document))
+            place = slice(start, start + len(document))
             ids = document.elements.copy()
             holes = ids == WINDOW
-            ids[holes] = num_words + which[used : (used := used + int(holes.sum()))]
-            elements[b, place], targets[b, place] = ids, document.targets(num_words)
-            positions[b, place], segments[b, place] = np.arange(len(document)), n
-    packed = any(len(row) > 1 for row in rows)
-    arrays = {"elements": elements, "targets": targets, "positions": positions, "windows": windows, "lengths": lengths}
-    arrays |= {"reads": reads} | ({"segments": segments} if packed else {})
+            ids[holes] = args.vocab_size + which[used : (used := used + int(holes.sum()))]
+            elements[b, place], targets[b, place] = ids, document.targets(args.vocab_size)
+            positions[b, place], segments[b, place] = document.positions(args.grid)[0], n
+            starts[b, place], start = start, place.stop
+    arrays |= {"elements": elements, "targets": targets, "positions": positions, "starts": starts}
+    if any(len(row) > 1 for row in rows):
+        arrays["segments"] = segments
     if offsets.shape[1] and len(offsets):
-        arrays |= _queries(elements, num_words, images, offsets, which, round_up)
+        arrays |= _queries(elements, args.vocab_size, images, offsets, which, round_up)
     return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
 
 
@@ -157,20 +161,32 @@ def _choose_all(rows: Sequence[Sequence[Document]], count: int, seed: Sequence[i
 
 
 def _distinct_windows(
-    images: Sequence[ImageTokens], offsets: np.ndarray, num_pix: int, window_size: int, round_up: Callable[[int], int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """``windows [U, P]``, ``lengths [U]``, ``reads [U, 1 + M]`` and, for each window in reading order, its ``u``."""
-    every = np.concatenate([np.empty((0, window_size**2), np.int32), *(image.windows for image in images)])
-    counts = np.concatenate([np.empty(0, np.int32), *(image.lengths for image in images)])
-    keys = np.ascontiguousarray(np.concatenate([every, offsets], axis=1))  # padding tells the lengths apart
-    keys = keys.view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1]))).ravel()
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    images: Sequence[ImageTokens], offsets: np.ndarray, args: ModelArgs, round_up: Callable[[int], int]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """``windows [U, P]``, ``lengths [U]``, ``reads [U, 1 + M]``, perhaps ``widths [U]``; and each window's ``u``."""
+    pixels, none = args.window_size**2, np.empty(0, np.int32)
+    every = np.concatenate([np.empty((0, pixels), np.int32), *(image.windows for image in images)])
+    counts = np.concatenate([none, *(image.lengths for image in images)])
+    widths = np.concatenate([none, *(image.widths for image in images if args.uses_places)])
+    keys = [every, offsets, widths[:, None]] if args.uses_places else [every, offsets]  # padding tells lengths apart
+    first, which = _distinct(np.ascontiguousarray(np.concatenate(keys, axis=1)))
     size = round_up(len(first))
-    windows, lengths = np.full((size, window_size**2), num_pix, np.int32), np.ones(size, np.int32)
-    windows[: len(first)], lengths[: len(first)] = every[first], counts[first]
+    arrays = {"windows": np.full((size, pixels), args.num_pix, np.int32), "lengths": np.ones(size, np.int32)}
+    arrays["windows"][: len(first)], arrays["lengths"][: len(first)] = every[first], counts[first]
     queries = np.zeros((size, offsets.shape[1]), np.int32)
     queries[: len(first)] = np.maximum(offsets[first], 0)
-    return windows, lengths, np.concatenate([lengths[:, None] - 1, queries], axis=1), which.astype(np.int32)
+    arrays["reads"] = np.concatenate([arrays["lengths"][:, None] - 1, queries], axis=1)
+    if (widths < args.window_size).any():
+        arrays["widths"] = np.full(size, args.window_size, np.int32)
+        arrays["widths"][: len(first)] = widths[first]
+    return arrays, which.astype(np.int32)
+
+
+def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For the distinct lines of ``keys``, where each comes first, and for every line the number of its own."""
+    whole = keys.view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1]))).ravel()
+    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+    return first, which
 
 
 def _queries(

@@ -5,6 +5,7 @@ L  elements of a row    N  windows of an image or document    P  pixels a window
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 
@@ -30,6 +31,19 @@ class ImageTokens:
     lengths: np.ndarray
     height: int
     width: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of windows of the whole image, even where only its first windows are here."""
+        size = isqrt(self.windows.shape[1])
+        return -(-self.height // size), -(-self.width // size)
+
+    @property
+    def widths(self) -> np.ndarray:
+        """Valid columns of pixels of each window, int32 ``[N]``."""
+        size = isqrt(self.windows.shape[1])
+        column = np.arange(len(self.lengths), dtype=np.int32) % self.grid[1]
+        return np.minimum(size, self.width - column * size).astype(np.int32)
 
     def __repr__(self) -> str:
         count, size = self.windows.shape
@@ -59,6 +73,26 @@ class Document:
     def num_pixels(self) -> int:
         """Valid pixels of all images."""
         return sum(image.height * image.width for image in self.images)
+
+    def positions(self, grid: bool) -> tuple[np.ndarray, int]:
+        """Rotary positions of the elements, and that of a word behind them.
+
+        Returns:
+            int32 ``[L]``, counted from 0; or with a grid ``[L, 2]``, row and column: a word at ``p`` has ``(p, p)``,
+            window ``(r, c)`` of an image of ``R x C`` windows that begins at ``p`` has ``(p + r, p + c)``, and the
+            element after the image counts on from ``p + max(R, C)``.
+        """
+        if not grid:
+            return np.arange(len(self), dtype=np.int32), len(self)
+        inside = np.zeros((len(self), 2), np.int32)
+        is_window = self.elements == WINDOW
+        advance, places, start = (~is_window).astype(np.int32), np.flatnonzero(is_window), 0
+        for image in self.images:
+            own = places[start : start + len(image.lengths)]
+            inside[own] = np.stack(np.divmod(np.arange(len(own)), image.grid[1]), axis=1)
+            advance[own[-1:]] = max(image.grid)
+            start += len(own)
+        return (np.cumsum(advance) - advance)[:, None].astype(np.int32) + inside, int(advance.sum())
 
     def targets(self, num_words: int) -> np.ndarray:
         """Unified id that each element predicts, int32 ``[L]``; a window's stand-in is its first pixel, ``V + t``."""

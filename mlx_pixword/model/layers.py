@@ -136,10 +136,16 @@ class Attention(nn.Module):
             k, v = cache.update_and_fetch(k, v)
         return self.o_proj(attention(q, k, v, self._scale, mask).swapaxes(1, 2).flatten(-2))
 
-    def windowed(self, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None = None) -> mx.array:
-        """Inside windows: ``q [U, R, H d]``, of all pixels or ``reads``, and ``k, v [U, P, G d]`` to ``[U, R, D]``."""
+    def windowed(
+        self, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None = None,
+        rotary: mx.array | None = None, places: mx.array | None = None,
+    ) -> mx.array:  # fmt: skip
+        """Inside windows: ``q [U, R, H d]``, of all pixels or ``reads``, and ``k, v [U, P, G d]`` to ``[U, R, D]``.
+
+        ``rotary`` and ``places`` as `window_attention` takes them.
+        """
         q, k, v = (self._heads_last(x) for x in (q, k, v))
-        return self.o_proj(window_attention(q, k, v, reads, self._args.rope_theta).flatten(-2))
+        return self.o_proj(window_attention(q, k, v, reads, self._args.rope_theta, rotary, places).flatten(-2))
 
     def conditional(
         self,
@@ -194,9 +200,15 @@ class Layer(nn.Module):
         """The whole layer: ``[B, L, D]`` to ``[B, L, D]``."""
         return self._recomputed(self._whole)(x, rotary, mask, cache)
 
-    def windowed(self, x: mx.array, *projected: Any) -> mx.array:
-        """The layer inside windows: ``x [U, R, D]`` and what `Attention.windowed` takes to ``[U, R, D]``."""
-        return self._recomputed(self._windowed)(x, *projected)
+    def windowed(
+        self, x: mx.array, projected: Sequence[mx.array] = (), reads: mx.array | None = None,
+        rotary: mx.array | None = None, places: mx.array | None = None,
+    ) -> mx.array:  # fmt: skip
+        """The layer inside windows: ``x [U, R, D]`` to ``[U, R, D]``, for all pixels or ``reads``.
+
+        ``projected`` are queries of these pixels and keys and values of all, where they are there already.
+        """
+        return self._recomputed(self._windowed)(x, tuple(projected), reads, rotary, places)
 
     def conditioned(self, x: mx.array, z: mx.array, *attention_inputs: Any) -> tuple[mx.array, mx.array]:
         """The layer for a sequence ``x [B, L, D]`` and for query pixels ``z [B, Q, D]`` that are conditioned on it."""
@@ -215,8 +227,8 @@ class Layer(nn.Module):
     def _combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
         return self._feed(x + self.attention(*attention_inputs))
 
-    def _windowed(self, x: mx.array, *projected: Any) -> mx.array:
-        return self._feed(x + self.attention.windowed(*(projected or self.project(x))))
+    def _windowed(self, x: mx.array, projected: tuple[mx.array, ...], *options: Any) -> mx.array:
+        return self._feed(x + self.attention.windowed(*(projected or self.project(x)), *options))
 
     def _feed(self, x: mx.array) -> mx.array:
         return x + self.ffn(rms_norm(self.ffn_norm, x))

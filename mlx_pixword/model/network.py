@@ -5,8 +5,8 @@ U  distinct windows            P  pixels a window, w * w                 R  pixe
 H  query heads, G  key heads   d  head size, D / H                       V  words, K  pix tokens
 Q  query pixels a row: predicted besides the windows' first pixels
 
-Source: Leung & Wang, arXiv 2605.14028. The read-out, the table projection and the distinct windows are exact
-savings: the same function for less work. `exact_savings = False` runs the plain path, which the tests compare.
+Source: Leung & Wang, arXiv 2605.14028. The distinct windows, and what `ImageBlock` saves, are exact: the same function
+for less work. `exact_savings = False` runs the plain path, which the tests compare.
 """
 
 from dataclasses import replace
@@ -17,104 +17,13 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..ops.rotary import rotary_table
+from ..ops.rotary import rotary_table, turn_by_axes
 from ..pixels.colors import color_features
 from .args import ModelArgs
 from .batch import Batch
 from .calibration import Calibration
+from .image_block import ImageBlock, Table
 from .layers import Layer, rms_norm
-
-# ------------------------------------------------------------------------------------------------- layers
-
-
-# ------------------------------------------------------------------------------------------------- tables
-
-
-class Table(nn.Module):
-    """Rows of tokens: ``weight``, plus ``features @ factors`` where colours are factored. Always float32."""
-
-    def __init__(self, rows: int, size: int, features: np.ndarray | None, scale: float) -> None:
-        super().__init__()
-        self.weight = scale * mx.random.normal((rows, size))
-        self._features = None
-        if features is not None:
-            self._features = mx.array(features)
-            self.factors = scale * mx.random.normal((features.shape[1], size))
-
-    def __call__(self) -> mx.array:
-        """The plain table, float32 ``[rows, size]``."""
-        return self.weight if self._features is None else self.weight + self._features @ self.factors
-
-
-# ------------------------------------------------------------------------------------------------- blocks
-
-
-class ImageBlock(nn.Module):
-    """Local: exact causal attention inside each window; the last valid pixel's state stands for the window."""
-
-    def __init__(self, args: ModelArgs) -> None:
-        super().__init__()
-        features = np.vstack([color_features(args.fold_factor), np.zeros(27)]) if args.factored_colors else None
-        self.embed_pixels = Table(args.num_pix + 1, args.hidden_size, features, 0.02)
-        self.layers = [Layer(args) for _ in range(args.image_layers)]
-        self._args = args
-
-    def __call__(self, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
-        """States of chosen pixels.
-
-        Args:
-            windows: int32 ``[U, P]``, pix tokens in window order, padded with K after the valid ones.
-            reads: int32 ``[U, R]``, the pixel offsets whose state is wanted.
-            exact_savings: False computes every state in full, for comparison.
-
-        Returns:
-            ``[U, R, D]`` in the compute type, without a final norm.
-        """
-        table = self.table(exact_savings and self.projects(windows))
-        return self.states(table, windows, reads, exact_savings)
-
-    def projects(self, windows: mx.array) -> bool:
-        """Whether the first layer's projections of the whole table cost less than those of all pixels."""
-        return windows.size > self._args.num_pix + 1
-
-    def table(self, project: bool) -> mx.array:
-        """Embeddings of pix tokens, ``[K + 1, D]``; if wanted, beside them q, k, v of the first layer."""
-        embeddings = self.embed_pixels()
-        if not project:
-            return embeddings
-        projected = self.layers[0].project(embeddings.astype(self._args.compute_dtype))  # each [K + 1, n d]
-        return mx.concatenate([embeddings, *(p.astype(mx.float32) for p in projected)], axis=-1)
-
-    def states(self, table: mx.array, windows: mx.array, reads: mx.array, exact_savings: bool = True) -> mx.array:
-        """States ``[U, R, D]`` of chosen pixels from a `table`, which may serve several calls; see `__call__`."""
-        x, qkv = self._gather(table, windows)
-        for n, layer in enumerate(self.layers):
-            qkv = qkv if n == 0 else ()
-            if exact_savings and n == len(self.layers) - 1:
-                return self._read_out(layer, x, qkv, reads)
-            x = layer.windowed(x, *qkv)
-        return mx.take_along_axis(x, reads[..., None], axis=1)
-
-    def _gather(self, table: mx.array, windows: mx.array) -> tuple[mx.array, tuple[mx.array, ...]]:
-        """Embeddings ``[U, P, D]``, and q, k, v of the first layer if the table has them."""
-        rows, size = table[windows].astype(self._args.compute_dtype), self._args.head_size
-        queries, keys = self._args.num_heads * size, self._args.num_kv_heads * size
-        if table.shape[1] == self._args.hidden_size:
-            return rows, ()
-        x, *qkv = mx.split(rows, np.cumsum([self._args.hidden_size, queries, keys]).tolist(), axis=-1)
-        return x, tuple(qkv)
-
-    def _read_out(self, layer: Layer, x: mx.array, qkv: tuple[mx.array, ...], reads: mx.array) -> mx.array:
-        """The last layer for the pixels that are read: ``R`` queries a window against all of its keys."""
-        rows = mx.take_along_axis(x, reads[..., None], axis=1)  # [U, R, D]
-        if not qkv:
-            y = rms_norm(layer.attention_norm, x)
-            k, v = layer.attention.keys_values(y)
-            q = layer.attention.queries(mx.take_along_axis(y, reads[..., None], axis=1))
-        else:
-            q, k, v = qkv
-            q = mx.take_along_axis(q, reads[..., None], axis=1)
-        return layer.windowed(rows, q, k, v, reads)
 
 
 class PixWordModel(nn.Module):
@@ -141,11 +50,11 @@ class PixWordModel(nn.Module):
         features = None
         if args.factored_colors:
             features = np.vstack([np.zeros((args.vocab_size, 27)), color_features(args.fold_factor)])
-        self.embed_words = Table(args.vocab_size, args.hidden_size, None, 0.02)
+        self.embed_words = Table(args.vocab_size, args.hidden_size)
         self.image_block = ImageBlock(args)
         self.layers = [Layer(args) for _ in range(args.num_layers)]
         self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
-        self.head = Table(rows, args.hidden_size, features, 0.02)
+        self.head = Table(rows, args.hidden_size, features)
         self._args, self._pixel_queries = args, min(pixel_queries, args.window_size**2 - 1)
 
     @property
@@ -182,7 +91,7 @@ class PixWordModel(nn.Module):
 
     def window_states(self, batch: Batch, exact_savings: bool = True) -> mx.array:
         """States of each distinct window's last pixel and of its query pixels, ``[U, R, D]``."""
-        return self.image_block(batch.windows, batch.reads, exact_savings)
+        return self.image_block(batch.windows, batch.reads, batch.widths, exact_savings=exact_savings)
 
     def embed(self, batch: Batch, states: mx.array) -> mx.array:
         """Words and window states ``[U, D]`` in reading order, float32 ``[B, L, D]``."""
@@ -193,16 +102,19 @@ class PixWordModel(nn.Module):
         """The language block for elements ``x [B, L, D]`` and query pixels ``z [B, Q, D]`` at ``places [B, Q]``."""
         dtype = self._args.compute_dtype
         rotary, mask = self._rotary(batch.positions), sequence_mask(batch)
-        z_rotary = self._rotary(mx.take_along_axis(batch.positions, places, axis=1))
-        first = places - mx.take_along_axis(batch.positions, places, axis=1)  # of the pixel's own document
-        spans = mx.stack([first, places], axis=-1)  # [B, Q, 2]
+        index = places if batch.positions.ndim == 2 else places[..., None]
+        z_rotary = self._rotary(mx.take_along_axis(batch.positions, index, axis=1))  # as of the pixel's window
+        spans = mx.stack([mx.take_along_axis(batch.starts, places, axis=1), places], axis=-1)  # [B, Q, 2]
         x, z = x.astype(dtype), z.astype(dtype)
         for layer in self.layers:
             x, z = layer.conditioned(x, z, rotary, z_rotary, mask, spans)
         return rms_norm(self.norm, x), rms_norm(self.norm, z)
 
     def extend(self, words: mx.array, positions: mx.array, cache: list[Any]) -> mx.array:
-        """Logits after more words: ``words, positions [B, L]`` continue what ``cache`` holds."""
+        """Logits after more words: ``words, positions [B, L]`` continue what ``cache`` holds.
+
+        With a grid too a word has one position, which is its row and its column.
+        """
         return self.logits(
             self.language(self.embed_words()[words], positions, cache[0].make_mask(words.shape[1]), cache)
         )
@@ -215,9 +127,9 @@ class PixWordModel(nn.Module):
         return rms_norm(self.norm, x)
 
     def _rotary(self, positions: mx.array) -> mx.array:
-        """``[B, L]`` to ``[2, B, 1, L, d / 2]``, one for all heads."""
+        """``[B, L]`` or ``[B, L, 2]`` to ``[2, B, 1, L, d / 2]``, one for all heads."""
         table = mx.array(rotary_table(self._args.max_seq_len, self._args.head_size, self._args.rope_theta))
-        return table[:, positions][:, :, None]
+        return turn_by_axes(table, positions)[:, :, None]
 
     def logits(self, x: mx.array) -> mx.array:
         """``[..., D]`` to float32 ``[..., V + K]``."""
@@ -236,7 +148,7 @@ class PixWordModel(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, Table) and weights.pop(f"{name}.factors", None) is not None:
                 weights[f"{name}.weight"] = module()
-        return weights, replace(self._args, factored_colors=False)
+        return weights, replace(self._args, factored_colors=False, linear_color_scale=0.02, sine_color_scale=0.02)
 
 
 def sequence_mask(batch: Batch) -> mx.array | str:

@@ -1,6 +1,6 @@
 """Rotary positions: tables computed in float64, rotation of interleaved pairs in float32.
 
-L  elements of a row    d  head size
+L  elements of a row    P  pixels a window    d  head size
 """
 
 from functools import lru_cache
@@ -27,6 +27,33 @@ def rotary_table(length: int, head_size: int, theta: float) -> np.ndarray:
     """Cosine and sine of every angle, computed in float64: float32 ``[2, length, d / 2]``."""
     angle = np.arange(length)[:, None] * inverse_frequencies(head_size, theta)
     return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def window_table(side: int, head_size: int, theta: float) -> np.ndarray:
+    """Cosine and sine by place in a window: float32 ``[2, P, d / 2]``, where pair m turns by the column if m is even.
+
+    And by the row if m is odd, each pair at its own frequency.
+    """
+    row, column = np.divmod(np.arange(side**2), side)
+    table, even = rotary_table(side, head_size, theta), np.arange(head_size // 2) % 2 == 0
+    return np.where(even, table[:, column], table[:, row])
+
+
+def turn_by_axes(table: mx.array, positions: mx.array) -> mx.array:
+    """Rows of a `rotary_table` ``[2, length, d / 2]`` for positions.
+
+    Args:
+        positions: int32 ``[B, L]``; or rows and columns ``[B, L, 2]``, of which pair m takes the column if m is even
+            and the row if m is odd.
+
+    Returns:
+        ``[2, B, L, d / 2]``.
+    """
+    if positions.ndim == 2:
+        return table[:, positions]
+    even = mx.arange(table.shape[-1]) % 2 == 0
+    return mx.where(even, table[:, positions[..., 1]], table[:, positions[..., 0]])
 
 
 def rotate(x: mx.array, rotary: mx.array) -> mx.array:

@@ -17,7 +17,10 @@ from .rotary import rotary_table, rotate, turns
 from .span_attention import SOURCES, attend, suits
 
 
-def window_attention(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+def window_attention(
+    q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> mx.array:  # fmt: skip
     """Softmax attention of pixels to the pixels up to themselves, in each window.
 
         y_i = softmax(d^-0.5 [R_i q_i . R_j k_j for j <= i]) [v_j]        R_j turns pairs by j theta^(-2n/d)
@@ -25,8 +28,10 @@ def window_attention(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | No
     Args:
         q: ``[U, R, H, d]``, not rotated: of all pixels, or of those at ``reads``.
         k, v: ``[U, P, G, d]``, not rotated.
-        reads: int32 ``[U, R]``, the place of each query in its window; None: R is P, all pixels.
+        reads: int32 ``[U, R]``, the number of each query's pixel in its window; None: R is P, all pixels.
         theta: base of the rotary frequencies, see `rotary.inverse_frequencies`.
+        rotary: float32 ``[2, P, d / 2]``, cosine and sine by place in a full window, instead of those by ``theta``.
+        places: int32 ``[U, P]``, the place of each pixel in the full window; None: a pixel's number.
 
     Returns:
         ``[U, R, H, d]`` in the type of ``q``.
@@ -39,12 +44,17 @@ def window_attention(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | No
     Source: the image block of arXiv 2605.14028; RoPE, arXiv 2104.09864; the kernel, FlashAttention, arXiv 2205.14135.
     """
     reads = None if reads is None else mx.stop_gradient(reads)  # recomputed layers ask for the gradient of everything
+    if rotary is not None:
+        return reference(q, k, v, reads, theta, mx.stop_gradient(rotary), places)
     return dispatch(WINDOW_ATTENTION, q, k, v, reads, theta) if suits(q, k) else reference(q, k, v, reads, theta)
 
 
-def reference(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+def reference(
+    q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> mx.array:  # fmt: skip
     """The same in MLX's own operations."""
-    return _plain(attention, q, k, v, reads, theta)
+    return _plain(attention, q, k, v, reads, theta, rotary, places)
 
 
 def fused(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
@@ -56,13 +66,20 @@ def fused(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: 
     return _plain(attend_fused, q, k, v, reads, theta)
 
 
-def _plain(attend: Any, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+def _plain(
+    attend: Any, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> mx.array:  # fmt: skip
     pixels, size = k.shape[1], k.shape[-1]
-    rotary = mx.array(rotary_table(pixels, size, theta))  # [2, P, d / 2]
-    own = rotary if reads is None else rotary[:, reads][:, :, None]  # [2, U, 1, R, d / 2]
+    rotary = mx.array(rotary_table(pixels, size, theta)) if rotary is None else rotary  # [2, P, d / 2]
+    if places is not None:
+        keys = rotary[:, places][:, :, None]  # [2, U, 1, P, d / 2]
+        own = keys if reads is None else rotary[:, mx.take_along_axis(places, reads, axis=1)][:, :, None]
+    else:
+        keys, own = rotary, rotary if reads is None else rotary[:, reads][:, :, None]  # [2, U, 1, R, d / 2]
     mask = "causal" if reads is None else (mx.arange(pixels) <= reads[..., None])[:, None]  # [U, 1, R, P]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [U, n, P, d]
-    return attend(rotate(q, own), rotate(k, rotary), v, size**-0.5, mask).swapaxes(1, 2)
+    return attend(rotate(q, own), rotate(k, keys), v, size**-0.5, mask).swapaxes(1, 2)
 
 
 def launch(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:

@@ -14,6 +14,8 @@ from ..common.errors import PixWordError
 Array = TypeVar("Array", np.ndarray, mx.array)
 
 COLOR_FEATURES = 27  # smooth features of a colour, see `color_features`
+LINEAR_COLOR_FEATURES = 3  # of them, one a channel
+LINEAR_COLUMNS = (0, 9, 18)  # where they lie among the others
 FOLD_FACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 

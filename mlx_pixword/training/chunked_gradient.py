@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
 
 from ..model.losses import LossSums
 from ..model.network import PixWordModel
@@ -44,12 +44,12 @@ def make_chunked_gradient(
     """
     block = model.image_block
 
-    def states(inputs: Any, windows: mx.array, reads: mx.array) -> mx.array:
+    def states(inputs: Any, *windows: mx.array) -> mx.array:
         block.update(inputs["parameters"])
-        return block.states(inputs["table"], windows, reads)
+        return block.states(inputs["table"], *windows)
 
-    def pull_back(inputs: Any, windows: mx.array, reads: mx.array, cotangent: mx.array) -> Any:
-        return _vjp(lambda leaves: states(leaves, windows, reads), inputs, cotangent)
+    def pull_back(inputs: Any, cotangent: mx.array, *windows: mx.array) -> Any:
+        return _vjp(lambda leaves: states(leaves, *windows), inputs, cotangent)
 
     def after_states(parameters: Any, found: mx.array, arrays: Arrays, normalizer: mx.array) -> Any:
         model.update(parameters)
@@ -60,11 +60,12 @@ def make_chunked_gradient(
         states, pull_back, language = mx.compile(states), mx.compile(pull_back), mx.compile(language)
 
     def gradient(arrays: Arrays, normalizer: mx.array) -> tuple[tuple[mx.array, LossSums], Any]:
-        parameters, windows, reads = model.trainable_parameters(), arrays["windows"], arrays["reads"]
+        parameters, windows = model.trainable_parameters(), arrays["windows"]
+        whole = [arrays[name] for name in ("windows", "reads", "widths") if name in arrays]
         project = block.projects(windows)
         inputs = {"parameters": parameters["image_block"], "table": block.table(project)}
         parts = [slice(n, n + size) for n in range(0, len(windows), size)]
-        cuts = [(windows[p], reads[p]) for p in parts]
+        cuts = [tuple(array[p] for array in whole) for p in parts]
         found: list[mx.array] = []
         for chunks in _rounds(cuts, streams):
             found += _on_streams(streams, [partial(states, inputs, *chunk) for chunk in chunks])
@@ -72,7 +73,7 @@ def make_chunked_gradient(
         value, (gradients, of_states) = language(parameters, mx.concatenate(found), arrays, normalizer)
         mx.eval(value, gradients, of_states)
         total: Any = None
-        for chunks in _rounds([(*cut, of_states[p]) for cut, p in zip(cuts, parts, strict=True)], streams):
+        for chunks in _rounds([(of_states[p], *cut) for cut, p in zip(cuts, parts, strict=True)], streams):
             each = _on_streams(streams, [partial(pull_back, inputs, *chunk) for chunk in chunks])
             total = _sum(each if total is None else [total, *each])
             mx.eval(total)
@@ -97,7 +98,8 @@ def _vjp(function: Callable[[Any], mx.array], tree: Any, cotangent: mx.array) ->
         return function(tree_unflatten(list(zip(leaves, values, strict=True))))
 
     _, gradients = mx.vjp(run, list(leaves.values()), [cotangent])
-    return tree_unflatten(list(zip(leaves, gradients, strict=True)))
+    found = dict(zip(leaves, gradients, strict=True))
+    return tree_map_with_path(lambda name, _: found[name], tree)  # an empty list of layers stays one
 
 
 def _rounds(chunks: Sequence[Chunk], streams: Sequence[mx.Stream]) -> list[Sequence[Chunk]]:

@@ -20,19 +20,35 @@ def make_schedule(peak: float, args: TrainArgs) -> Callable[[mx.array], mx.array
 
 
 def make_optimizer(args: TrainArgs) -> optim.Optimizer:
-    """The optimiser of a run; weight decay falls on hidden matrices alone, not on tables and norms."""
+    """The optimiser of a run; weight decay falls on hidden matrices alone, not on tables and norms.
+
+    Matrices of the image block have an optimiser of their own where their step has another size: all of the language
+    block's states are made of theirs, and while these turn quickly nothing above can be learnt.
+    """
     rest = optim.AdamW(make_schedule(args.learning_rate, args), betas=[0.9, 0.95], weight_decay=0.0)
-    hidden: optim.Optimizer
-    if args.optimizer == "muon":
-        hidden = optim.Muon(make_schedule(args.muon_learning_rate, args), weight_decay=args.weight_decay)
-    else:
-        hidden = optim.AdamW(make_schedule(args.learning_rate, args), betas=[0.9, 0.95], weight_decay=args.weight_decay)
-    return optim.MultiOptimizer([hidden, rest], [lambda name, _: is_hidden_matrix(name)])
+
+    def hidden(scale: float) -> optim.Optimizer:
+        if args.optimizer == "muon":
+            return optim.Muon(make_schedule(scale * args.muon_learning_rate, args), weight_decay=args.weight_decay)
+        schedule = make_schedule(scale * args.learning_rate, args)
+        return optim.AdamW(schedule, betas=[0.9, 0.95], weight_decay=args.weight_decay)
+
+    if args.image_lr_scale == 1:
+        return optim.MultiOptimizer([hidden(1.0), rest], [lambda name, _: is_hidden_matrix(name)])
+    return optim.MultiOptimizer(
+        [hidden(args.image_lr_scale), hidden(1.0), rest],
+        [lambda name, _: is_hidden_matrix(name) and name.startswith("image_block."),
+         lambda name, _: is_hidden_matrix(name)],
+    )  # fmt: skip
 
 
 def is_hidden_matrix(name: str) -> bool:
-    """True for the projections of attention and feed-forward layers."""
-    return name.endswith("_proj.weight")
+    """True for the projections of attention and feed-forward layers, and from the image block to the language block.
+
+    Not for the summary's, which embed the colours of a window: they stand where tables of tokens stand, and of such a
+    matrix AdamW finds the few directions that matter, where Muon's step is as large in all.
+    """
+    return name.endswith("_proj.weight") and ".summary." not in name
 
 
 def zero_output_projections(model: PixWordModel) -> None:

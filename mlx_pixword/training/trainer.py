@@ -175,7 +175,7 @@ def _places(run: Run) -> Iterator[tuple[int, int, list[Row]]]:
 def _collate(run: Run, group: int, number: int, rows: list[Row]) -> Batch:
     args, train = run.model.args, run.config.train
     return collate(
-        rows, args.vocab_size, args.num_pix, args.window_size, exact=takes_any_size(train),
+        rows, args, exact=takes_any_size(train),
         pixel_queries=train.pixel_queries, seed=(train.seed, 3, group, number),
     )  # fmt: skip
 
