@@ -54,7 +54,7 @@ def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def build(small_model: Build, option: str, **changes: Any) -> PixWordModel:
     """A small model whose parts all weigh enough to be seen."""
     model = small_model(**OPTIONS[option] | changes)
-    model.update(tree_map(lambda p: p * (8 if p.ndim == 2 and p.shape[0] > 60 else 2), model.parameters()))
+    model.update(tree_map(lambda p: p * (6 if p.ndim == 2 and p.shape[0] > 60 else 1.5), model.parameters()))
     return model
 
 
@@ -85,7 +85,7 @@ def loss_and_gradients(
     return value.item(), {name: np.array(g) for name, g in dict(tree_flatten(gradients)).items()}
 
 
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float = 2e-5) -> None:
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float = 1e-4) -> None:
     assert found.keys() == expected.keys()
     scale = max(np.abs(g).max() for g in expected.values())
     for name, gradient in expected.items():
