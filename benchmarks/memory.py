@@ -2,10 +2,13 @@
 
     python benchmarks/memory.py
     python benchmarks/memory.py --part block --sizes 224,448
+    python benchmarks/memory.py --part evaluate --preset upw-170m --set hidden_size=384
 
-step   one optimiser step of the preset on one image of the preset's size: forward, backward, clipping, optimiser
-block  the image block alone on larger and larger images: forward and backward of the mean square of window states
-model  the optimiser step on those images, with room for them in the sequence
+step      one optimiser step of the preset on one image of the preset's size: forward, backward, clipping, optimiser
+block     the image block alone on larger and larger images: forward and backward of the mean square of window states
+model     the optimiser step on those images, with room for them in the sequence
+evaluate  three processes: the step; the step, then held-out losses and readings of 64 images with captions, as in a
+          run; losses and readings alone, as the command `evaluate` does. `x first` is over the step's
 
 Layers and window chunks are recomputed as the preset says. Images are random pixels, so that no window repeats. Every
 line is a process of its own. `peak` is the most memory that it held; `added` is the part of it above what it held when
@@ -30,7 +33,9 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
 from mlx_pixword.config.run import PRESETS, RunConfig
 
-PARTS = ("step", "block", "model")
+PARTS = ("step", "block", "model", "evaluate")
+STAGES = ("step", "step and evaluate", "evaluate")  # of the part evaluate
+CAPTION = (8, 40)  # words, from and to
 COLUMNS = {"peak_mb": "peak MB", "added_mb": "added MB", "mlx_mb": "MLX MB"}
 
 
@@ -42,6 +47,7 @@ class MemoryArgs:
     preset: str = setting("upw-120m", "model and training settings", choices=tuple(PRESETS))
     set: list[str] = setting([], "change a setting of the preset; may be repeated", metavar="NAME=VALUE")
     sizes: str = setting("224,448,672,896", "sides of the square images, in pixels", metavar="PX,PX,...")
+    documents: int = setting(64, "held-out images with captions, in the part evaluate")
     max_seq_len: int = setting(4096, "elements of the longest sequence, in the parts block and model")
     save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
 
@@ -62,11 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[:1] == [WORKER]:
         return serve(work)
     args = parse(MemoryArgs, "benchmarks/memory.py", argv)
-    parts = PARTS if args.part == "all" else [args.part]
-    requests = {part: [make_request(part, side, args) for side in sides(part, args)] for part in parts}
+    has_words = overridden(args.preset, args.set).model.vocab_size > 6
+    parts = [part for part in PARTS if has_words or part != "evaluate"] if args.part == "all" else [args.part]
+    if args.part == "evaluate" and not has_words:
+        raise PixWordError(f"--part evaluate reads words, and --preset {args.preset} has none; take upw-170m or tiny")
+    requests = {part: make_requests(part, args) for part in parts}
     for request in chain(*requests.values()):
         configure(request)  # a mistake is told before anything is measured
-    print(f"{'part':<7}{'image':>7}{'windows':>9}" + "".join(f"{name:>10}{'x first':>9}" for name in COLUMNS.values()))
+    print(f"{'part':<18}{'image':>7}{'windows':>9}" + "".join(f"{name:>10}{'x first':>9}" for name in COLUMNS.values()))
     results = {part: measure(of_part) for part, of_part in requests.items()}
     settings = {name: value for name, value in asdict(args).items() if name != "save"}
     result = with_machine({"benchmark": "memory", "parts": results, "settings": settings})
@@ -76,14 +85,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     return None
 
 
-def sides(part: str, args: MemoryArgs) -> list[int]:
-    """Sides of the images of a part; the part step has the preset's."""
-    return [overridden(args.preset, args.set).model.image_size] if part == "step" else args.sides
-
-
-def make_request(part: str, side: int, args: MemoryArgs) -> dict[str, Any]:
-    """What one process is to measure."""
-    return {"part": part, "side": side, "preset": args.preset, "set": args.set, "max_seq_len": args.max_seq_len}
+def make_requests(part: str, args: MemoryArgs) -> list[dict[str, Any]]:
+    """What each process of a part is to measure; the parts step and evaluate have the preset's image size."""
+    size = overridden(args.preset, args.set).model.image_size
+    sides = [size] if part in ("step", "evaluate") else args.sides
+    stages = STAGES if part == "evaluate" else (part,)
+    names = ("preset", "set", "max_seq_len", "documents")
+    every = {name: value for name, value in asdict(args).items() if name in names}
+    return [{"part": part, "stage": stage, "side": side, **every} for side in sides for stage in stages]
 
 
 def measure(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,15 +100,15 @@ def measure(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for request in requests:
         with Worker(Path(__file__)) as worker:
-            rows.append({"size": request["side"], **worker.ask(**request)})
-        print_row(request["part"], rows[-1], rows[0])
+            rows.append({"size": request["side"], "stage": request["stage"], **worker.ask(**request)})
+        print_row(request["stage"], rows[-1], rows[0])
     return rows
 
 
-def print_row(part: str, row: dict[str, Any], first: dict[str, Any]) -> None:
+def print_row(stage: str, row: dict[str, Any], first: dict[str, Any]) -> None:
     """A line: what was measured, and as times the first size's."""
     values = "".join(f"{row[name]:>10,.1f}{growth(row[name], first[name]):>9}" for name in COLUMNS)
-    print(f"{part:<7}{row['size']:>7}{row['windows']:>9,}{values}", flush=True)
+    print(f"{stage:<18}{row['size']:>7}{row['windows']:>9,}{values}", flush=True)
 
 
 def growth(value: float, first: float) -> str:
@@ -112,7 +121,7 @@ def growth(value: float, first: float) -> str:
 
 def configure(request: dict[str, Any]) -> RunConfig:
     """The run's configuration for an image of the size asked for; float32, one micro-batch."""
-    room = {} if request["part"] == "step" else {"max_seq_len": request["max_seq_len"]}
+    room = {} if request["part"] in ("step", "evaluate") else {"max_seq_len": request["max_seq_len"]}
     fixed = {"dtype": "float32", "accumulate": 1, "image_size": request["side"], **room}
     return overridden(request["preset"], request["set"], **fixed)
 
@@ -122,7 +131,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
 
     config = configure(request)
-    ready = prepare_block(config) if request["part"] == "block" else prepare_step(config)
+    ready = PREPARE[request["stage"]](config, request)
     before = memory()["now"]
     mx.reset_peak_memory()
     ready()
@@ -134,8 +143,13 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prepare_step(config: RunConfig) -> Any:
-    """A model, a batch of one image and a function that makes one optimiser step, as `pretrain` does."""
+def prepare_step(config: RunConfig, _request: Any = None) -> Any:
+    """A function that makes one optimiser step, as `pretrain` does."""
+    return model_and_step(config)[1]
+
+
+def model_and_step(config: RunConfig) -> tuple[Any, Any]:
+    """A model, and a function that makes one optimiser step with one image."""
     import mlx.core as mx
 
     from mlx_pixword.model.batch import collate
@@ -151,10 +165,46 @@ def prepare_step(config: RunConfig) -> Any:
     batch = collate([[document]], args, pixel_queries=train.pixel_queries)
     mx.eval(model.parameters(), batch.arrays())
     step = make_step(model, optimizer, train)
-    return lambda: mx.eval(step([batch]), model.state, optimizer.state)
+    return model, lambda: mx.eval(step([batch]), model.state, optimizer.state)
 
 
-def prepare_block(config: RunConfig) -> Any:
+def prepare_evaluation(config: RunConfig, request: dict[str, Any]) -> Any:
+    """A model, documents and a function that computes their losses and reads them, as a run's evaluation does."""
+    import mlx.core as mx
+
+    from mlx_pixword.training.setup import build_model
+
+    model = build_model(config.model, config.train)
+    mx.eval(model.parameters())
+    return lambda: evaluate(model, config, request["documents"])
+
+
+def prepare_run(config: RunConfig, request: dict[str, Any]) -> Any:
+    """A function that makes a step and then evaluates in the same process, with the optimiser's state in memory."""
+    model, step = model_and_step(config)
+
+    def run() -> None:
+        step()
+        evaluate(model, config, request["documents"])
+
+    return run
+
+
+def evaluate(model: Any, config: RunConfig, count: int) -> None:
+    """Losses and readings of square images with captions of several lengths."""
+    from mlx_pixword.evaluation.meter import LossMeter
+    from mlx_pixword.evaluation.readings import read_documents
+    from mlx_pixword.inputs.processor import Processor
+
+    args, rng = config.model, np.random.default_rng(1)
+    words = [rng.integers(6, args.vocab_size, rng.integers(*CAPTION)).tolist() for _ in range(count)]
+    documents = [square_document(rng, args, args.image_size, caption) for caption in words]
+    meter = LossMeter(model, config.data.batch_tokens, config.train.pixel_queries)
+    meter.add(documents)
+    assert len(read_documents(model, Processor(args), documents, config.data.batch_tokens)) == count
+
+
+def prepare_block(config: RunConfig, _request: Any = None) -> Any:
     """An image block, an image and a function that computes the gradient of its window states' mean square."""
     import mlx.core as mx
 
@@ -177,6 +227,12 @@ def prepare_block(config: RunConfig) -> Any:
     )
     mx.eval(model.parameters(), arrays)
     return lambda: mx.eval(gradient(arrays, mx.array(1.0)))
+
+
+PREPARE: dict[str, Any] = {
+    "step": prepare_step, "model": prepare_step, "block": prepare_block,
+    "step and evaluate": prepare_run, "evaluate": prepare_evaluation,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def evaluate(args: EvaluateArgs) -> Scores:
             nats -= sum(float(score.sum(dtype=float)) for score in scores)
             pixels += sum(map(len, scores))
         if processor.tokenizer is not None:
-            pairs += rate_documents(model, processor, readable(documents))
+            pairs += rate_documents(model, processor, readable(documents), args.batch_tokens)
     skips.check(args.max_bad)
     if not count:
         raise PixWordError(f"--data {', '.join(args.data)}: no document could be used")

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .inputs.processor import Part, Processor
     from .model.network import PixWordModel
 
-BATCH = 32  # images read together with --each
+BATCH, ELEMENTS = 32, 4096  # images read together with --each, and words and windows of theirs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -137,21 +137,11 @@ def _read_each(
     from .inference.read import read_batch
 
     start, done = time.perf_counter(), 0
-    for n in range(0, len(args.image), BATCH):
-        good: list[tuple[str, list[Part]]] = []
-        for path in args.image[n : n + BATCH]:
-            try:
-                parts = _fill(arrange(prompt, [path]), images, args)
-                processor.document(parts)  # one that is too long must not end the others
-                good.append((path, parts))
-            except PixWordError as error:
-                notice(f"error: {' '.join(str(error).split())}")
-        if good:
-            batch = processor.batch([parts for _, parts in good])
-            readings = read_batch(model, processor, batch, **args.sample_args())
-            for (path, _), reading in zip(good, readings, strict=True):
-                _print_reading([path], reading, args)
-        done += len(good)
+    for paths, rows in _batches(_readable(processor, images, args, prompt)):
+        readings = read_batch(model, processor, processor.batch(rows), **args.sample_args())
+        for path, reading in zip(paths, readings, strict=True):
+            _print_reading([path], reading, args)
+        done += len(paths)
     images.finish()
     seconds, bad = time.perf_counter() - start, len(args.image) - done
     left_out = f", {bad} could not be read" if bad else ""
@@ -159,6 +149,32 @@ def _read_each(
     print(f"{speed}, {_memory(model)}", file=sys.stderr)
     if bad:
         sys.exit(1)
+
+
+def _readable(
+    processor: "Processor", images: ImageFiles, args: GenerateArgs, prompt: str
+) -> Iterator[tuple[str, list["Part"], int]]:
+    """Documents of single images, with their lengths; bad files are named."""
+    for path in args.image:
+        try:
+            parts = _fill(arrange(prompt, [path]), images, args)
+            yield path, parts, len(processor.document(parts))  # one that is too long must not end the others
+        except PixWordError as error:
+            notice(f"error: {' '.join(str(error).split())}")
+
+
+def _batches(documents: Iterable[tuple[str, list["Part"], int]]) -> Iterator[tuple[list[str], list[list["Part"]]]]:
+    """Images to read together, some at a time, so that memory does not grow with their number."""
+    paths, batch, longest = list[str](), list[list["Part"]](), 0
+    for path, parts, length in documents:
+        longest = max(longest, length)
+        if batch and (len(batch) == BATCH or (len(batch) + 1) * longest > ELEMENTS):
+            yield paths, batch
+            paths, batch, longest = [], [], length
+        paths.append(path)
+        batch.append(parts)
+    if batch:
+        yield paths, batch
 
 
 def _print_reading(paths: Sequence[str], reading: "Reading", args: GenerateArgs) -> None:

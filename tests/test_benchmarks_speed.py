@@ -406,9 +406,19 @@ def test_memory_is_measured_by_image_size(tmp_path: Path) -> None:
     assert json.loads(kept.read_text()) == measured
 
 
+def test_memory_of_evaluation_is_measured_beside_a_step() -> None:
+    settings = [*SMALL, "--preset", "tiny", "--part", "evaluate", "--documents", 3]
+    result = command("memory", *settings, torch=False)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout.splitlines()[-1])["parts"]["evaluate"]
+    assert [row["stage"] for row in rows] == ["step", "step and evaluate", "evaluate"]
+    assert all(row["mlx_mb"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
+        ("memory", ["--part", "evaluate"], "--preset upw-120m has none"),
         ("train_step", ["--rounds", 0], "--rounds must be at least 1, got 0"),
         ("train_step", ["--peer-micro", 0], "--peer-micro must be at least 1"),
         ("train_step", ["--seconds", 0], "--seconds must be positive"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,6 +69,16 @@ def test_readings_of_a_batch_are_those_of_single_images(small_model: Build, rng:
         alone = pw.read(model, processor, one, max_tokens=9)
         assert (reading.text, reading.finished) == (alone.text, alone.finished)
         assert reading.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
+
+
+def test_rows_have_limits_of_their_own(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor = Processor(model.args)
+    classes = model.args.vocab_size + model.args.num_pix
+    model.logits = lambda x: mx.broadcast_to(mx.arange(classes) == 7, (*x.shape[:-1], classes)).astype(mx.float32)
+    batch = processor.batch([[rng.integers(0, 256, (5, 9, 3), dtype=np.uint8)], [[8, 9]]])
+    readings = read_batch(model, processor, batch, [2, 5])
+    assert [(reading.text, reading.finished) for reading in readings] == [("7 7", False), ("7 7 7 7 7", False)]
 
 
 def test_characters_wait_for_their_bytes(trained: Path) -> None:

@@ -117,6 +117,29 @@ def test_generation_stops_at_the_end_of_the_sequence(small_model: Build) -> None
     assert steps[-1].last
 
 
+def test_sampling_leaves_the_random_state_alone_and_needs_none(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    processor, document = Processor(model.args), parts(rng)
+    settings = {"temp": 2.0, "top_p": 0.9, "min_p": 0.01, "top_k": 5, "max_tokens": 12}
+    texts = []
+    for state in (1, 2):
+        mx.random.seed(state)
+        before = np.array(mx.random.state[0]).tolist()
+        texts.append(generate_text(model, processor, document, seed=3, **settings))
+        assert np.array(mx.random.state[0]).tolist() == before
+    assert texts[0] == texts[1]
+    model.head.weight = 0 * model.head.weight
+    free = {generate_text(model, processor, document, seed=None, temp=2.0, max_tokens=30) for _ in range(3)}
+    assert len(free) == 3
+
+
+def test_more_likely_words_than_there_are_are_all_words(small_model: Build, rng: np.random.Generator) -> None:
+    model = small_model()
+    document = parts(rng)
+    found = [generate_text(model, Processor(model.args), document, temp=1.0, top_k=k, max_tokens=9) for k in (0, 9999)]
+    assert found[0] == found[1]
+
+
 def test_a_batch_of_texts_equals_single_texts(small_model: Build, rng: np.random.Generator) -> None:
     model = small_model()
     processor = Processor(model.args)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -62,6 +63,13 @@ def run_command(main: Callable[[], None]) -> None:
         except PixWordError as error:
             message = " ".join(str(error).split())
             sys.exit(_fail(f"error: {message}"))
+        except RuntimeError as error:
+            if "[Compile::eval_cpu]" not in str(error):
+                raise
+            place = f"{tempfile.gettempdir()}/mlx"
+            sys.exit(
+                _fail(f"error: MLX cannot compile in {place}, perhaps another user's; set TMPDIR to a folder of yours")
+            )
         except BrokenPipeError:
             abandon(sys.stdout)
             sys.exit(1)

@@ -13,7 +13,7 @@ from ..model.batch import collate
 from ..model.document import Document
 from ..model.network import PixWordModel
 
-READING_WORDS = 48  # most words of a reading
+SPARE_WORDS = 8  # that a reading may have more than a quarter of what is written
 
 
 def heldout_documents(loader: Loader, indices: Sequence[int] | np.ndarray) -> list[Document]:
@@ -32,26 +32,54 @@ def _prompt_length(document: Document) -> int:
 
 
 def read_documents(
-    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_rows: int = 64
+    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_tokens: int
 ) -> list[tuple[str, str]]:
     """What the model reads and what is written there, for documents of one image followed by words."""
-    return [(reading.text, written) for reading, written in rate_documents(model, processor, documents, batch_rows)]
+    return [(reading.text, written) for reading, written in rate_documents(model, processor, documents, batch_tokens)]
 
 
 def rate_documents(
-    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_rows: int = 64
+    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_tokens: int
 ) -> list[tuple[Reading, str]]:
-    """The same with the confidence of each reading."""
-    pairs: list[tuple[Reading, str]] = []
-    for start in range(0, len(documents), batch_rows):
-        some = documents[start : start + batch_rows]
-        prompts = [[Document(d.elements[: _prompt_length(d)], d.images)] for d in some]
+    """The same with the confidence of each reading.
+
+    A reading may be a quarter longer than what is written, and a few words; which documents are read together changes
+    nothing.
+
+    Args:
+        model, processor: of the model.
+        documents: see `readable`.
+        batch_tokens: most elements of a batch, words that are generated included; at least one document is read.
+    """
+    found: dict[int, Reading] = {}
+    for some in _batches(documents, batch_tokens, model.args.max_seq_len):
+        prompts = [[Document(documents[n].elements[: _prompt_length(documents[n])], documents[n].images)] for n in some]
         batch = collate(prompts, model.args, exact=True)
-        read = read_batch(model, processor, batch, max_tokens=READING_WORDS)
-        pairs += [
-            (r, processor.decode(d.elements[_prompt_length(d) :].tolist())) for r, d in zip(read, some, strict=True)
-        ]
-    return pairs
+        limits = [_most_words(documents[n], model.args.max_seq_len) for n in some]
+        found |= zip(some, read_batch(model, processor, batch, limits), strict=True)
+    written = [processor.decode(d.elements[_prompt_length(d) :].tolist()) for d in documents]
+    return [(found[n], text) for n, text in enumerate(written)]
+
+
+def _most_words(document: Document, max_seq_len: int) -> int:
+    prompt = _prompt_length(document)
+    written = len(document) - prompt
+    return min(written + written // 4 + SPARE_WORDS, max_seq_len - prompt + 1)
+
+
+def _batches(documents: Sequence[Document], batch_tokens: int, max_seq_len: int) -> list[list[int]]:
+    """Numbers of documents that are read together, of similar length."""
+    batches: list[list[int]] = []
+    prompt = words = 0  # the longest of the batch
+    for n in sorted(range(len(documents)), key=lambda n: len(documents[n]), reverse=True):
+        both = max(prompt, _prompt_length(documents[n])), max(words, _most_words(documents[n], max_seq_len))
+        rows = len(batches[-1]) + 1 if batches else 0
+        if not batches or rows * sum(both) > batch_tokens or sum(both) > max_seq_len + 1:
+            batches.append([])
+            both = _prompt_length(documents[n]), _most_words(documents[n], max_seq_len)
+        prompt, words = both
+        batches[-1].append(n)
+    return batches
 
 
 def describe_readings(

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.errors import PixWordError
+from ..common.threads import outlive_this_thread
 from ..inputs.processor import Part, Processor
 from ..model.args import ModelArgs
 from ..model.document import IMAGE, WINDOW, Document, ImageTokens
@@ -116,6 +117,7 @@ def draw(
     read = _whole_windows(forced, lengths)
     tokens = np.full((len(documents) * count, *forced.shape), DRAW, np.int32)
     tokens[:, :read], drawn = forced[:read], sum(lengths[:read])
+    outlive_this_thread()
     sampler = PixelSampler(SampleArgs(**options), len(tokens), height * width)
     if read and keep is not None:
         yield Drawing(tokens.copy(), height, width, drawn)

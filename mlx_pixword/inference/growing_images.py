@@ -84,7 +84,7 @@ class GrowingImages:
         args, distinct = self._args, list(dict.fromkeys(documents))
         which = mx.array([distinct.index(document) for document in documents])
         batch = collate([[d] for d in distinct], args, exact=True)
-        x, prompts = model.embed(batch, model.window_states(batch)[:, 0]), [_Prompt() for _ in self._language]
+        x, prompts = model.embed(batch, model.states_in_chunks(batch)[:, 0]), [_Prompt() for _ in self._language]
         states = model.language(x, batch.positions, "causal", prompts)[which]  # [B, L, D]
         lengths, self._start = np.array([len(document) for document in documents]), states.shape[1]
         ends = mx.take_along_axis(states, mx.array(lengths)[:, None, None] - 1, axis=1)[:, 0]  # [B, D]

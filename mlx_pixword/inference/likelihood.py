@@ -89,7 +89,7 @@ def score_document(model: PixWordModel, document: Document) -> tuple[np.ndarray,
         raise PixWordError("an image at the very beginning has no probability; put `<s>` or a word before it")
     every = args.window_size**2 - 1  # all pixels of a window but the first
     batch = collate([[document]], args, exact=True, pixel_queries=every)
-    states = model.window_states(batch)
+    states = model.states_in_chunks(batch)
     flat, x = states.reshape(-1, states.shape[-1]), model.embed(batch, states[:, 0])
     targets = np.array(batch.targets)[0]
     logits = np.array(model.logits(model.language(x, batch.positions, "causal")))[0]

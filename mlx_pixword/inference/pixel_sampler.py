@@ -6,6 +6,7 @@ B  rows: images at once    T  valid pixels of an image    K  pix tokens
 import mlx.core as mx
 import numpy as np
 
+from .filters import filtered
 from .settings import SampleArgs
 from .token_layers import Array
 
@@ -22,10 +23,9 @@ class PixelSampler:
     """
 
     def __init__(self, args: SampleArgs, count: int, pixels: int) -> None:
-        self._args, self._temperature = args, args.temperature(1.0)
-        self._keys = mx.stack(
-            [mx.random.split(mx.random.key(args.seed + n), pixels) for n in range(count)]
-        )  # [B, T, 2]
+        self._args, self._temperature, seed = args, args.temperature(1.0), args.chosen_seed()
+        self._filters = args.top_p < 1 or args.min_p > 0 or args.top_k > 0
+        self._keys = mx.stack([mx.random.split(mx.random.key(seed + n), pixels) for n in range(count)])  # [B, T, 2]
         self._noise: Array = None  # some pixels' [B, K]
         self._next = 0  # number of the pixel behind those that there is noise for
 
@@ -36,7 +36,9 @@ class PixelSampler:
             return library.argmax(logits, axis=-1)
         if number >= self._next:
             self._make_noise(logits, number)
-        return library.argmax(self._filtered(logits) + self._noise[number - self._next], axis=-1)
+        scores = filtered(mx.array(logits), self._args) if self._filters else logits
+        scores = scores if isinstance(logits, mx.array) else np.array(scores)
+        return library.argmax(scores + self._noise[number - self._next], axis=-1)
 
     def _make_noise(self, logits: Array, number: int) -> None:
         shape = logits.shape
@@ -46,17 +48,3 @@ class PixelSampler:
         noise = mx.contiguous(self._temperature * noise.reshape(*keys.shape[:2], -1).swapaxes(0, 1))
         self._noise = mx.unstack(noise) if isinstance(logits, mx.array) else np.array(noise)  # ahead times [B, K]
         self._next = number + keys.shape[1]
-
-    def _filtered(self, logits: Array) -> Array:
-        """Scores of the tokens that top_p, min_p and top_k leave; -inf of others."""
-        args = self._args
-        if args.top_p == 1 and args.min_p == 0 and args.top_k == 0:
-            return logits
-        from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p  # takes over a second to import
-
-        scores = mx.array(logits)
-        scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
-        scores = apply_top_p(scores, args.top_p) if args.top_p < 1 else scores
-        scores = apply_min_p(scores, args.min_p) if args.min_p > 0 else scores
-        scores = apply_top_k(scores, args.top_k) if 0 < args.top_k < logits.shape[-1] else scores
-        return scores if isinstance(logits, mx.array) else np.array(scores)

@@ -8,7 +8,7 @@ confidence is that probability, corrected by what held-out readings showed (`Cal
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -97,16 +97,24 @@ def read(
     return Reading(**{**vars(reading), "image": processor.picture(tokens)})
 
 
-def read_batch(model: PixWordModel, processor: Processor, batch: Batch, **sample_args: Any) -> list[Reading]:
-    """Readings of the words that follow each row of a batch, generated together; they keep no image."""
+def read_batch(
+    model: PixWordModel, processor: Processor, batch: Batch, limits: Sequence[int] | None = None, **sample_args: Any
+) -> list[Reading]:
+    """Readings of the words that follow each row of a batch, generated together; they keep no image.
+
+    ``limits`` are the most words of each row, in place of ``max_tokens`` for all.
+    """
+    args = SampleArgs(**sample_args)
+    most = [args.max_tokens] * len(batch.documents) if limits is None else list(limits)
     words: list[list[int]] = [[] for _ in batch.documents]
     scores: list[list[float]] = [[] for _ in batch.documents]
-    for step in generate_words(model, batch, SampleArgs(**sample_args)):
-        for row, score, word, log_probability in zip(words, scores, step.words, step.log_probabilities, strict=True):
-            if row[-1:] != [EOS]:
+    for step in generate_words(model, batch, replace(args, max_tokens=max(most))):
+        rows = zip(words, scores, most, step.words, step.log_probabilities, strict=True)
+        for row, score, limit, word, log_probability in rows:
+            if row[-1:] != [EOS] and len(row) < limit:
                 row.append(word)
                 score.append(log_probability)
-        if all(row[-1] == EOS for row in words):
+        if all(row[-1] == EOS or len(row) == limit for row, limit in zip(words, most, strict=True)):
             break
     return [reading_of(processor, row, score, model.calibration) for row, score in zip(words, scores, strict=True)]
 

@@ -3,6 +3,7 @@
 Light enough for a command line's `--help`; the samplers themselves are mlx-lm's.
 """
 
+import secrets
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class SampleArgs:
     top_k: int = setting(0, "sample from this many likeliest words; 0 for all")
     min_p: float = setting(0.0, "leave out words below this fraction of the likeliest one's probability")
     repetition_penalty: float = setting(1.0, "above 1, words of the last 20 become less likely")
-    seed: int = setting(0, "seed of the sampling")
+    seed: int | None = setting(0, "seed of the sampling; in Python, None for another one every time")
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -30,7 +31,11 @@ class SampleArgs:
             raise PixWordError(f"--temp must be 0 or positive, got {self.temp}")
         if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
             raise PixWordError(f"--top-p must lie in (0, 1] and --min-p in 0..1, got {self.top_p} and {self.min_p}")
-        if self.top_k < 0 or self.seed < 0 or not 0 < self.repetition_penalty < float("inf"):
+        if (
+            self.top_k < 0
+            or (self.seed is not None and self.seed < 0)
+            or not 0 < self.repetition_penalty < float("inf")
+        ):
             raise PixWordError(
                 "--top-k and --seed must not be negative and --repetition-penalty must be positive, "
                 f"got {self.top_k}, {self.seed} and {self.repetition_penalty}"
@@ -39,6 +44,10 @@ class SampleArgs:
     def temperature(self, default: float) -> float:
         """The temperature asked for, or ``default``."""
         return default if self.temp is None else self.temp
+
+    def chosen_seed(self) -> int:
+        """The seed, or where none was given a new one of the system's."""
+        return secrets.randbits(31) if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading: words after a document of words and images. Samplers and key-value caches are mlx-lm's.
+"""Reading: words after a document of words and images. Filters, penalties and key-value caches are mlx-lm's.
 
 B  rows    V  words    K  pix tokens
 
@@ -6,17 +6,21 @@ What follows is always a word, so the softmax covers the V words alone.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..common.threads import outlive_this_thread
 from ..inputs.processor import Part, Processor
 from ..model.batch import Batch
 from ..model.document import BOS, END_IMAGE, EOS, IMAGE, PAD, UNK
 from ..model.network import PixWordModel
+from .filters import filtered
 from .settings import SampleArgs
+
+Chooser = Callable[[list[list[int]], mx.array], tuple[mx.array, mx.array]]
 
 NEVER_GENERATED = (UNK, BOS, PAD, IMAGE, END_IMAGE)
 
@@ -61,7 +65,8 @@ def stream_generate(
     Args:
         model, processor: from `pw.load`.
         parts: texts, images and word ids in reading order.
-        sample_args: fields of `SampleArgs`: max_tokens, temp, top_p, top_k, min_p, repetition_penalty, seed.
+        sample_args: fields of `SampleArgs`: max_tokens, temp, top_p, top_k, min_p, repetition_penalty, seed
+            (None: another one every time).
 
     Example:
         >>> for response in pw.stream_generate(model, processor, [image]):
@@ -111,12 +116,13 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     lengths = [sum(map(len, row)) for row in batch.documents]
     limit = min(args.max_tokens, model.args.max_seq_len - max(lengths) + 1)
     choose = _chooser(model.args.vocab_size, args)
-    mx.random.seed(args.seed)
+    outlive_this_thread()
     cache = _make_cache(model, lengths, batch.elements.shape[1])
     after = [row[-1].positions(model.args.grid)[1] for row in batch.documents]  # positions of the first words
     shift = mx.array(after) - mx.array(lengths)  # of positions over places
     at_end = mx.array(lengths)[:, None, None] - 1
-    logits = mx.take_along_axis(model(batch, cache), at_end, axis=1)[:, 0]  # [B, V + K]
+    x = model.read(batch, model.states_in_chunks(batch), cache)  # [B, L, D]
+    logits = model.logits(mx.take_along_axis(x, at_end, axis=1))[:, 0]  # [B, V + K], of the last elements alone
     for layer_cache in cache:
         layer_cache.finalize()
     history: list[list[int]] = [[] for _ in lengths]
@@ -126,10 +132,10 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
         if n + 1 < limit and args.repetition_penalty == 1:  # the penalty needs the words themselves first
             chosen = choose(history, _extend(model, words, cache, shift))
             mx.async_eval(*chosen)
-        ids: list[int] = words.tolist()
+        ids: list[int] = words.tolist()  # type: ignore[assignment]
         for row, word in zip(history, ids, strict=True):
             row.append(word)
-        yield Step(ids, log_probabilities.tolist(), n + 1 == limit)
+        yield Step(ids, log_probabilities.tolist(), n + 1 == limit)  # type: ignore[arg-type]
         if n + 1 < limit and args.repetition_penalty != 1:
             chosen = choose(history, _extend(model, words, cache, shift))
 
@@ -147,24 +153,30 @@ def _make_cache(model: PixWordModel, lengths: list[int], width: int) -> list[Any
     return caches
 
 
-def _chooser(num_words: int, args: SampleArgs) -> Any:
-    """``choose(history, logits [B, V + K]) -> words [B], their log-probabilities [B]``."""
-    from mlx_lm.sample_utils import make_logits_processors, make_sampler
+def _chooser(num_words: int, args: SampleArgs) -> Chooser:
+    """``choose(history, logits [B, V + K]) -> words [B], their log-probabilities [B]``.
 
-    sampler = make_sampler(args.temperature(0.0), args.top_p if args.top_p < 1 else 0.0, args.min_p, top_k=args.top_k)
-    penalize = make_logits_processors(
-        repetition_penalty=args.repetition_penalty if args.repetition_penalty != 1 else None
-    )
+    MLX's global random state stays as it is.
+    """
+    from mlx_lm.sample_utils import make_logits_processors
+
+    penalty, temperature = args.repetition_penalty, args.temperature(0.0)
+    penalize = make_logits_processors(repetition_penalty=penalty if penalty != 1 else None)
     never = mx.zeros(num_words).at[mx.array(NEVER_GENERATED)].add(-mx.inf)
+    key = mx.random.key(args.chosen_seed())
 
     def choose(history: list[list[int]], logits: mx.array) -> tuple[mx.array, mx.array]:
+        nonlocal key
         scores = logits[:, :num_words]
         scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
         logits = scores + never
         for process in penalize:
             rows = [process(mx.array(past), logits[n : n + 1]) for n, past in enumerate(history)]
             logits = mx.concatenate(rows)
-        words = sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        words = mx.argmax(logits, axis=-1)
+        if temperature > 0:
+            key, now = mx.random.split(key)
+            words = mx.random.categorical(filtered(logits, args) / temperature, key=now)
         return words, mx.take_along_axis(scores, words[:, None], axis=1)[:, 0]
 
     return choose

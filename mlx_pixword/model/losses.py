@@ -40,8 +40,13 @@ def loss_sums(logits: mx.array, query_logits: mx.array | None, batch: Batch, num
     sums = boundary_sums(logits, batch.targets, num_words)
     if query_logits is None or batch.query_targets is None or batch.query_weights is None:
         return sums
-    nats = mx.sum(_nats(query_logits, batch.query_targets) * batch.query_weights)
-    return sums._replace(dense_nats=nats, dense_pixels=mx.sum(batch.query_weights))
+    nats, pixels = query_sums(query_logits, batch.query_targets, batch.query_weights)
+    return sums._replace(dense_nats=nats, dense_pixels=pixels)
+
+
+def query_sums(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
+    """Nats and number of the pixels that query pixels stand for, from ``[B, Q, V + K]`` and ``[B, Q]``."""
+    return mx.sum(_nats(logits, targets) * weights), mx.sum(weights)
 
 
 def boundary_sums(logits: mx.array, targets: mx.array, num_words: int) -> LossSums:

@@ -25,6 +25,8 @@ from .calibration import Calibration
 from .image_block import ImageBlock, Table
 from .layers import Layer, rms_norm
 
+CHUNK_PIXELS = 4096  # that pass the image block at a time where nobody needs gradients
+
 
 class PixWordModel(nn.Module):
     """The whole model: words and window states in reading order, one softmax over ``V + K``.
@@ -68,12 +70,11 @@ class PixWordModel(nn.Module):
 
     def __call__(self, batch: Batch, cache: list[Any] | None = None, *, exact_savings: bool = True) -> mx.array:
         """Logits of the next element, float32 ``[B, L, V + K]``; ``cache`` keeps keys and values for `extend`."""
-        return self._read(batch, self.window_states(batch, exact_savings), cache)
+        return self.logits(self.read(batch, self.window_states(batch, exact_savings), cache))
 
-    def _read(self, batch: Batch, states: mx.array, cache: list[Any] | None = None) -> mx.array:
-        """Logits of elements ``[B, L, V + K]``, given the states ``[U, R, D]``."""
-        x = self.embed(batch, states[:, 0])
-        return self.logits(self.language(x, batch.positions, sequence_mask(batch), cache))
+    def read(self, batch: Batch, states: mx.array, cache: list[Any] | None = None) -> mx.array:
+        """What the language block makes of elements, ``[B, L, D]``, given window states ``[U, R, D]``."""
+        return self.language(self.embed(batch, states[:, 0]), batch.positions, sequence_mask(batch), cache)
 
     def forward(
         self, batch: Batch, states: mx.array | None = None, *, exact_savings: bool = True
@@ -83,15 +84,31 @@ class PixWordModel(nn.Module):
         ``states [U, R, D]`` are the `window_states`, where they are there already.
         """
         states = self.window_states(batch, exact_savings) if states is None else states
+        x, z = self.read_all(batch, states)
+        return self.logits(x), None if z is None else self.logits(z)
+
+    def read_all(self, batch: Batch, states: mx.array) -> tuple[mx.array, mx.array | None]:
+        """As `read`, and ``[B, Q, D]`` of the query pixels, if there are any: `logits` of both are still to be made."""
         if batch.query_places is None:
-            return self._read(batch, states), None
+            return self.read(batch, states), None
         z = states.reshape(-1, states.shape[-1]).astype(mx.float32)[batch.query_states]  # [B, Q, D]
-        x, z = self.condition(self.embed(batch, states[:, 0]), z, batch.query_places, batch)
-        return self.logits(x), self.logits(z)
+        return self.condition(self.embed(batch, states[:, 0]), z, batch.query_places, batch)
 
     def window_states(self, batch: Batch, exact_savings: bool = True) -> mx.array:
         """States of each distinct window's last pixel and of its query pixels, ``[U, R, D]``."""
         return self.image_block(batch.windows, batch.reads, batch.widths, exact_savings=exact_savings)
+
+    def states_in_chunks(self, batch: Batch) -> mx.array:
+        """`window_states` without gradients, evaluated some windows at a time: memory does not grow with images."""
+        block, windows = self.image_block, batch.windows
+        table, size = block.table(block.projects(windows)), max(1, CHUNK_PIXELS // windows.shape[1])
+        states: list[mx.array] = []
+        for start in range(0, len(windows), size):
+            part = slice(start, start + size)
+            widths = None if batch.widths is None else batch.widths[part]
+            states.append(block.states(table, windows[part], batch.reads[part], widths))
+            mx.eval(states[-1])
+        return mx.concatenate(states)
 
     def embed(self, batch: Batch, states: mx.array) -> mx.array:
         """Words and window states ``[U, D]`` in reading order, float32 ``[B, L, D]``."""

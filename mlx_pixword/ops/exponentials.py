@@ -57,8 +57,10 @@ def exp(x: mx.array) -> mx.array:
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """``gate / (1 + e^-gate) * up``."""
-    fast = polynomials_pay(gate.size) and gate.dtype == mx.float32
-    return _swiglu(gate, up) if fast else nn.silu(gate) * up
+    if polynomials_pay(gate.size) and gate.dtype == mx.float32:
+        return _swiglu(gate, up)
+    # MLX compiles nn.silu, on Linux by g++ into a folder that may be another user's, and nothing is won there.
+    return (gate * mx.sigmoid(gate) if mx.default_device() == mx.cpu else nn.silu(gate)) * up
 
 
 def softmax(x: mx.array) -> mx.array:

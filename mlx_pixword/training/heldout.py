@@ -70,7 +70,7 @@ def _readings(run: Run, step: int) -> dict[str, float]:
     if not documents or run.tokenizer is None:
         return {}
     processor = Processor(run.model.args, run.tokenizer)
-    rated = rate_documents(run.model, processor, documents)
+    rated = rate_documents(run.model, processor, documents, run.config.data.batch_tokens)
     pairs = [(reading.text, written) for reading, written in rated]
     shown = run.config.train.sample_images
     if shown:

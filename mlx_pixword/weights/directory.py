@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from ..common import files
 from ..common.errors import PixWordError
 from ..common.settings import named, shown
+from ..common.threads import outlive_this_thread
 from ..inputs.processor import Processor
 from ..inputs.tokenizer import Tokenizer, load_tokenizer
 from ..model.args import DTYPES, ModelArgs, parameters
@@ -46,6 +47,7 @@ def load(
     Example:
         >>> model, processor = pw.load("runs/plates/final")
     """
+    outlive_this_thread()
     folder = _locate(path_or_repo, revision)
     _check_kinds(folder)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
