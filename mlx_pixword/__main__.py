@@ -12,11 +12,12 @@ _ABOUT = "One generative model that reads and writes pixels and words. The comma
 
 COMMANDS = {  # in the order in which people need them
     "pretrain": "train a model on images and texts, or on built-in ones",
+    "finetune": "adapt a model to pictures of another kind",
     "generate": "read images, draw them, or complete them",
     "evaluate": "measure a model: losses, readings, bits per dimension",
     "server": "serve a model over HTTP, as OpenAI's chat API",
     "report": "write a page about runs: losses, samples, readings, settings",
-    "convert": "turn a checkpoint of the authors' program into a model directory",
+    "convert": "make a model directory smaller, fuse adapters, or read the authors' checkpoints",
     "doctor": "show what was found on this machine, and what would make it faster",
     "plan": "count what a model takes, and estimate its times on an Apple chip",
 }

@@ -34,6 +34,7 @@ class ConvertSettings:
     tokenizer: Path | None = setting(None, "with --upw: tokenizer.model or tokenizer.json of the words", metavar="FILE")
     image_size: int = setting(224, "with --upw: longer side of an image in pixels", metavar="S")
     window_size: int = setting(16, "with --upw: side of a window in pixels", metavar="W")
+    fuse: Path | None = setting(None, "with --model: add these adapters (LoRA) to its weights", metavar="DIR")
     quantize: int | None = setting(None, "bits a weight of the projections: 8 or 4", metavar="BITS")
     group_size: int = setting(64, "with --quantize: weights that share a scale: 32, 64 or 128")
     out: Path | None = setting(None, "the model directory to make; must not exist or be empty", metavar="DIR")
@@ -45,6 +46,8 @@ class ConvertSettings:
             raise PixWordError("--upw needs --heads H, the number of query heads; the weights do not tell it")
         if self.upw is None and (self.heads is not None or self.tokenizer is not None):
             raise PixWordError("--heads and --tokenizer are for --upw; a model folder has both already")
+        if self.fuse is not None and self.model is None:
+            raise PixWordError("--fuse adds adapters to a model folder; give --model DIR_OR_REPO")
         if self.quantize not in (None, 4, 8):
             raise PixWordError(f"--quantize takes 8 or 4 bits, got {self.quantize}")
 
@@ -70,9 +73,11 @@ def _read(settings: ConvertSettings) -> "tuple[PixWordModel, Tokenizer | None]":
     """The model to convert, its weights in float32, and its tokenizer."""
     if settings.model is not None:
         from .weights.directory import load
+        from .weights.lora import fuse
 
-        model, processor = load(settings.model, revision=settings.revision, master=True)
-        return model, processor.tokenizer
+        adapters = settings.fuse
+        model, processor = load(settings.model, revision=settings.revision, master=True, adapter_path=adapters)
+        return fuse(model) if adapters else model, processor.tokenizer
     return _read_upw(settings)
 
 

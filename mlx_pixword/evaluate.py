@@ -31,6 +31,7 @@ class EvaluateArgs:
     limit: int = setting(0, "documents to use, 0 for all")
     batch_tokens: int = setting(4096, "words and windows a batch")
     max_bad: float = setting(0.05, "largest fraction of bad images")
+    adapter_path: Path | None = setting(None, "folder of adapters (LoRA) to measure with", metavar="DIR")
     revision: str | None = setting(None, "branch, tag or commit of a hub repository")
     dtype: str | None = setting(
         None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
@@ -76,7 +77,7 @@ def evaluate(args: EvaluateArgs) -> Scores:
     from .weights.directory import load
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
     nats, pixels = 0.0, 0
     skips, meter, count, pairs = SkipLog(), LossMeter(model, args.batch_tokens), 0, list[tuple[Reading, str]]()
     for documents in _chunks(sources, Encoder(processor.args, processor.tokenizer, skips), args.limit):

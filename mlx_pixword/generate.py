@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check(args, prompts)  # mistakes show before the model is loaded
     from .weights.directory import load  # --help answers at once
 
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
     images = ImageFiles(processor, args.part())
     if args.each and args.image and args.out_image is None:
         _read_each(model, processor, images, args, texts[0])

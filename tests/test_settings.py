@@ -13,6 +13,7 @@ import yaml
 from mlx_pixword.common.cli import parse
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import add_arguments, build, convert, default_of, flag, setting
+from mlx_pixword.config.adapt import AdaptArgs
 from mlx_pixword.config.data import DataArgs
 from mlx_pixword.config.run import PRESETS, RunConfig, make_config, read_yaml
 from mlx_pixword.config.train import TrainArgs
@@ -22,7 +23,7 @@ from mlx_pixword.inference.settings import GenerateArgs, SampleArgs
 from mlx_pixword.model.args import METADATA_KEYS, ModelArgs
 from mlx_pixword.pretrain import parse_command
 
-RUN_SETTINGS = (ModelArgs, DataArgs, TrainArgs)
+RUN_SETTINGS = (ModelArgs, DataArgs, TrainArgs, AdaptArgs)
 ALL_SETTINGS = (*RUN_SETTINGS, SampleArgs, GenerateArgs, EvaluateArgs, ConvertSettings)
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)

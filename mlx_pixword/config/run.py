@@ -10,13 +10,14 @@ import yaml
 from ..common.errors import PixWordError
 from ..common.settings import build, convert, shown
 from ..model.args import ModelArgs
+from .adapt import AdaptArgs
 from .data import DataArgs
 from .train import TrainArgs
 
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
 _PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "eval_documents": 64}
 
-PARTS = (ModelArgs, DataArgs, TrainArgs)
+PARTS = (ModelArgs, DataArgs, TrainArgs, AdaptArgs)
 MAX_YAML = 2**16  # bytes; all settings together take about a thousand
 MAX_DEPTH = 8
 
@@ -41,10 +42,11 @@ class RunConfig:
     model: ModelArgs
     data: DataArgs
     train: TrainArgs
+    adapt: AdaptArgs = AdaptArgs()
 
     def to_flat(self) -> dict[str, Any]:
         """One level of plain values, as YAML and the command line have them."""
-        values = {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
+        values = {**asdict(self.model), **asdict(self.data), **asdict(self.train), **asdict(self.adapt)}
         return {"preset": self.preset} | {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
     def to_yaml(self) -> str:

@@ -124,6 +124,7 @@ class GenerateArgs(DrawArgs):
         "--each",
     )
     min_confidence: float = setting(0.0, "leave a reading empty that is less confident than this, 0 to 1")
+    adapter_path: Path | None = setting(None, "folder of adapters (LoRA) to read with", metavar="DIR")
     revision: str | None = setting(None, "branch, tag or commit of a hub repository")
     dtype: str | None = setting(
         None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")

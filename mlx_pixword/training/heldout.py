@@ -1,6 +1,8 @@
 """What is looked at during a run: held-out losses and readings, pages in `samples/`, and the best model so far."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from ..evaluation.pages import draw_images_page, draw_page
 from ..evaluation.readings import describe_readings, rate_documents, readable
 from ..inputs.processor import Processor
 from ..weights.directory import save_model
+from ..weights.lora import save_adapters
+from .adapt import adapters_of
 from .reporter import Reporter, plot_losses
 from .state import Run
 
@@ -45,13 +49,37 @@ def _keep_best(run: Run, loss: float) -> None:
             place.best_step, place.best_loss = progress.step, loss
 
 
-def publish_model(run: Run, name: str) -> Any:
+def publish_model(run: Run, name: str) -> Path:
     """Write the model directory ``name`` of the run; it takes the place of an older one. Gives its path."""
     draft = run.folder / f".{name}.draft"
     files.remove(draft)
-    save_model(run.model, run.tokenizer, draft)
+    if run.config.adapt.lora:
+        save_adapters(run.model, adapters_of(run.model, run.config.adapt), draft)
+    else:
+        save_model(run.model, run.tokenizer, draft)
     files.publish(draft, run.folder / name)
     return run.folder / name
+
+
+def publish_final(run: Run) -> Path:
+    """Write ``final/``: with patience the best model so far, or else the model as it is."""
+    best = run.folder / "best"
+    if not (run.config.adapt.patience and run.progress.best_step and best.is_dir()):
+        return publish_model(run, "final")
+    draft = run.folder / ".final.draft"
+    files.remove(draft)
+    files.perform("write", draft, lambda: shutil.copytree(best, draft))
+    for path in draft.iterdir():
+        files.sync_file(path)
+    files.publish(draft, run.folder / "final")
+    return run.folder / "final"
+
+
+def has_stopped_learning(run: Run) -> bool:
+    """Whether so many evaluations as ``patience`` says have passed since the one with the lowest held-out loss."""
+    adapt, progress = run.config.adapt, run.progress
+    since = progress.step - progress.best_step
+    return bool(adapt.patience and run.heldout) and since >= adapt.patience * run.config.train.eval_every
 
 
 def _drawings(run: Run, step: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
+from mlx.utils import tree_flatten
 
 from ..common import files
 from ..common.cli import notice
@@ -26,6 +27,7 @@ from ..evaluation.readings import heldout_documents
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from ..model.args import ModelArgs
 from ..model.network import PixWordModel, num_parameters
+from .adapt import start_from
 from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .device import recompute_layers
 from .distributed import Ranks
@@ -157,6 +159,8 @@ def _build(
     if progress.tried:
         skips.restore(progress.tried)
     model, optimizer = build_model(args, config.train), make_optimizer(config.train)
+    start_from(model, config, resumed=checkpoint is not None)
+    mx.eval(model.parameters())
     if checkpoint is not None:
         _load(checkpoint, model, optimizer, ranks)
     scale = LossScale.of(args.compute_dtype, progress.scale, progress.scale_age)
@@ -206,7 +210,10 @@ def announce(run: Run) -> None:
     size = (
         f"{num_parameters(run.model) / 1e6:.2f}M parameters, {c.model.vocab_size} words + {c.model.num_pix} pix tokens"
     )
-    notice(f"model    {c.preset}, {size}")
+    notice(f"model    {c.adapt.init or c.preset}, {size}")
+    if c.adapt.lora:
+        trained = sum(array.size for _, array in tree_flatten(run.model.trainable_parameters()))
+        notice(f"adapters of rank {c.adapt.lora}, {trained / 1e6:.3f}M parameters are trained")
     notice(f"data     {names}; {len(run.heldout)} documents held out")
     for note in data_notes(run.loader.sources):
         notice(note)

@@ -47,7 +47,7 @@ def make_step(
         streams, and so are chunks of windows.
     """
     scale, ranks = scale or LossScale(), ranks or Ranks()
-    if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.parameters())).values()):
+    if any(p.dtype != mx.float32 for p in dict(tree_flatten(model.trainable_parameters())).values()):
         raise PixWordError('training needs float32 weights; load the model with pw.load(..., dtype="float32")')
     objective, streams = _objective(model, args), make_streams(args)
     gradient: Gradient = nn.value_and_grad(model, objective)

@@ -20,7 +20,7 @@ from ..model.batch import Batch, collate
 from .checkpoint import save_checkpoint
 from .device import bound_cache, prepare_streams, takes_any_size
 from .distributed import RankLost, find_ranks, own_part
-from .heldout import evaluate_run, publish_model
+from .heldout import evaluate_run, has_stopped_learning, publish_final
 from .loss_scale import names_of, some_of
 from .reporter import Reporter, services
 from .run_folder import resume_command
@@ -57,21 +57,27 @@ def pretrain(config: RunConfig) -> Path | None:
 def _train(run: Run, stopper: Stopper) -> Path | None:
     train, progress, start = run.config.train, run.progress, time.perf_counter()
     with Reporter(run.folder, train.steps, progress.step, train.report_to, run.config.to_flat()) as reporter:
+        enough = stopper.requested = has_stopped_learning(run)
         for step, stopping in _steps(run, stopper, reporter):
             done = step == train.steps
             if done or step % train.eval_every == 0:
                 evaluate_run(run, reporter)
                 release_memory()
+                enough = has_stopped_learning(run)
+                stopper.requested |= enough  # all ranks hear of it in the next step
             if done or stopping or step % train.save_every == 0:
                 _save(run)
+            if stopping and enough and not done:
+                notice(f"no lower held-out loss since step {progress.best_step}, so the run ends")
+                break
             if stopping and not done:
                 notice(f"stopped after step {step}; go on with: {resume_command(run.folder)}")
                 return None
     if run.skips.count:
         notice(f"skipped  {run.skips.count} bad images, named in {run.folder / 'skipped.jsonl'}")
     run.skips.check(run.config.data.max_bad)
-    final: Path = publish_model(run, "final")
-    notice(f"trained {train.steps} steps in {_clock(time.perf_counter() - start)}; model: {final}")
+    final = publish_final(run)
+    notice(f"trained {progress.step} steps in {_clock(time.perf_counter() - start)}; model: {final}")
     return final
 
 

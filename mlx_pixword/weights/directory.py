@@ -22,6 +22,7 @@ from ..model.calibration import KEY as CALIBRATION
 from ..model.calibration import Calibration
 from ..model.network import PixWordModel
 from . import quantized
+from .lora import load_adapters
 from .safetensors import read_header, read_safetensors
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
@@ -31,7 +32,8 @@ MAX_CONFIG = 2**20  # bytes
 
 
 def load(
-    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None, master: bool = False
+    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None, master: bool = False,
+    adapter_path: str | Path | None = None,
 ) -> tuple[PixWordModel, Processor]:
     """Load a model and its processor.
 
@@ -40,6 +42,7 @@ def load(
         revision: branch, tag or commit of a repository.
         dtype: compute type instead of the configuration's: float32, bfloat16, float16 or auto.
         master: keep the weights in float32 whatever the compute type, as training needs.
+        adapter_path: a folder of adapters (LoRA) to put on the model, as mlx-lm's `load` has it.
 
     Raises:
         PixWordError: nothing there, an unknown configuration key, a truncated file, or weights that do not fit.
@@ -56,6 +59,8 @@ def load(
     model = PixWordModel(args, _trained_queries(config))
     model.calibration = Calibration.from_config(config)
     _load_weights(model, shards, folder, config.get(quantized.KEY), master)
+    if adapter_path is not None:
+        load_adapters(model, adapter_path)
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
     return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
 
@@ -89,6 +94,14 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return directory
+
+
+def locate_model(path_or_repo: str | Path, revision: str | None = None) -> tuple[Path, ModelArgs, int]:
+    """The folder of a model, downloaded if need be, its shape, and the query pixels a window it was trained with."""
+    folder = _locate(path_or_repo, revision)
+    _check_kinds(folder)
+    config = _read_config(folder / "config.json")
+    return folder, ModelArgs.from_dict(config), _trained_queries(config)
 
 
 def _locate(path_or_repo: str | Path, revision: str | None) -> Path:

@@ -1,0 +1,88 @@
+"""Runs that start from a model that is there: its shape and tokenizer, its weights, and adapters on it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..common.errors import PixWordError
+from ..common.settings import flag
+from ..config.adapt import AdaptArgs
+from ..config.run import RunConfig
+from ..model.args import ModelArgs
+from ..model.network import PixWordModel, Table
+from ..weights import quantized
+from ..weights.directory import load, locate_model
+from ..weights.lora import adapter_config, add_adapters
+
+# Other values of these fit the same weights.
+_MAY_CHANGE = ("dtype", "factored_colors", "image_size", "max_seq_len")
+
+
+def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run that starts from ``values["init"]``: its shape and tokenizer stand for what is not given.
+
+    Args:
+        values: what the user gave, flat.
+        defaults: what stands for the remainder, over the preset; the model's own shape goes over these.
+
+    Raises:
+        PixWordError: no model there, or a shape that is not the model's.
+    """
+    shape = {name for name in values if name in _shape_names()}
+    if values.get("init") is None or (values.get("resume") and shape == _shape_names()):
+        return {**defaults, **values}  # a resumed run has its weights and all settings
+    folder, args, queries = locate_model(values["init"])
+    own = asdict(args)
+    for name in sorted(shape - {*_MAY_CHANGE}):
+        if values[name] != own[name]:
+            raise PixWordError(
+                f"{flag(name)} {values[name]}: the model {values['init']} has {own[name]}, and a model keeps its shape; "
+                "leave it out"
+            )
+    found: dict[str, Any] = {"pixel_queries": queries} | {n: v for n, v in own.items() if n not in ("factored_colors",)}
+    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    found |= {"tokenizer": str(words[0])} if words else {}
+    return {"factored_colors": False, **defaults, **found, **values}
+
+
+def _shape_names() -> set[str]:
+    return {f.name for f in fields(ModelArgs)}
+
+
+def start_from(model: PixWordModel, config: RunConfig, resumed: bool) -> None:
+    """Give a new model the weights that its run starts from, and adapters where it trains these.
+
+    A resumed run takes all weights from its checkpoint; adapters need to know of what kind the layers under them are.
+    """
+    adapt = config.adapt
+    if adapt.init is None or (resumed and not adapt.lora):
+        return
+    loaded, _ = load(adapt.init, master=True)
+    if (there := loaded.args.vocab_size) != model.args.vocab_size:
+        raise PixWordError(
+            f"{adapt.init} has {there} words and the tokenizer {model.args.vocab_size}; give the model's own, "
+            "--tokenizer FILE"
+        )
+    weights = dict(tree_flatten(loaded.parameters()))
+    how = quantized.quantization_of(loaded)
+    if how is not None and not adapt.lora:
+        raise PixWordError(f"{adapt.init} is quantised and cannot be trained itself; train adapters on it, --lora 8")
+    if how is not None:
+        quantized.prepare(model, how, weights.keys())
+    for name, module in model.named_modules():
+        if isinstance(module, Table) and "factors" in module:
+            weights[f"{name}.factors"] = mx.zeros_like(module.factors)  # the free rows are the whole table at first
+    model.load_weights(list(weights.items()))
+    if adapt.lora:
+        add_adapters(model, adapters_of(model, adapt))
+
+
+def adapters_of(model: PixWordModel, adapt: AdaptArgs) -> dict[str, Any]:
+    """What `adapter_config.json` says of a run's adapters."""
+    return adapter_config(
+        model, adapt.lora, adapt.lora_scale, adapt.lora_dropout, adapt.lora_layers, adapt.lora_image_block
+    )
+
