@@ -19,9 +19,7 @@ FINETUNE_LORA = {**FINETUNE, "factored_colors": False, "optimizer": "adamw", "le
 class AdaptArgs:
     """Starting from a model."""
 
-    init: str | None = setting(
-        None, "start from this model: its weights, shape and tokenizer", metavar="DIR_OR_REPO"
-    )
+    init: str | None = setting(None, "start from this model: its weights, shape and tokenizer", metavar="DIR_OR_REPO")
     lora: int = setting(0, "train adapters of this rank instead of the weights; 0: the weights", metavar="RANK")
     lora_scale: float = setting(20.0, "factor of the adapters' sum")
     lora_layers: int = setting(0, "adapt this many of the language block's last layers; 0 for all")
@@ -37,7 +35,8 @@ class AdaptArgs:
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
         if not 0 < self.lora_scale < float("inf") or not 0 <= self.lora_dropout < 1:
             raise PixWordError(
-                f"lora_scale must be positive and lora_dropout lie in 0..1, got {self.lora_scale} and {self.lora_dropout}"
+                "lora_scale must be positive and lora_dropout lie in 0..1, "
+                f"got {self.lora_scale} and {self.lora_dropout}"
             )
         if self.lora and self.init is None:
             raise PixWordError("lora adapts a model that is there: give --init DIR_OR_REPO too")

@@ -12,13 +12,14 @@ from ..common.settings import flag
 from ..config.adapt import AdaptArgs
 from ..config.run import RunConfig
 from ..model.args import ModelArgs
-from ..model.network import PixWordModel, Table
+from ..model.image_block import Table
+from ..model.network import PixWordModel
 from ..weights import quantized
 from ..weights.directory import load, locate_model
 from ..weights.lora import adapter_config, add_adapters
 
 # Other values of these fit the same weights.
-_MAY_CHANGE = ("dtype", "factored_colors", "image_size", "max_seq_len")
+_MAY_CHANGE = (*("dtype", "factored_colors", "linear_color_scale", "sine_color_scale", "image_size", "max_seq_len"),)
 
 
 def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,8 +40,8 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     for name in sorted(shape - {*_MAY_CHANGE}):
         if values[name] != own[name]:
             raise PixWordError(
-                f"{flag(name)} {values[name]}: the model {values['init']} has {own[name]}, and a model keeps its shape; "
-                "leave it out"
+                f"{flag(name)} {values[name]}: the model {values['init']} has {own[name]}, and a model keeps its "
+                "shape; leave it out"
             )
     found: dict[str, Any] = {"pixel_queries": queries} | {n: v for n, v in own.items() if n not in ("factored_colors",)}
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
@@ -85,4 +86,3 @@ def adapters_of(model: PixWordModel, adapt: AdaptArgs) -> dict[str, Any]:
     return adapter_config(
         model, adapt.lora, adapt.lora_scale, adapt.lora_dropout, adapt.lora_layers, adapt.lora_image_block
     )
-

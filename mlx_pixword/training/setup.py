@@ -212,7 +212,7 @@ def announce(run: Run) -> None:
     )
     notice(f"model    {c.adapt.init or c.preset}, {size}")
     if c.adapt.lora:
-        trained = sum(array.size for _, array in tree_flatten(run.model.trainable_parameters()))
+        trained = sum(array.size for array in dict(tree_flatten(run.model.trainable_parameters())).values())
         notice(f"adapters of rank {c.adapt.lora}, {trained / 1e6:.3f}M parameters are trained")
     notice(f"data     {names}; {len(run.heldout)} documents held out")
     for note in data_notes(run.loader.sources):

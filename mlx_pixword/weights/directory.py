@@ -32,7 +32,11 @@ MAX_CONFIG = 2**20  # bytes
 
 
 def load(
-    path_or_repo: str | Path, *, revision: str | None = None, dtype: str | None = None, master: bool = False,
+    path_or_repo: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    master: bool = False,
     adapter_path: str | Path | None = None,
 ) -> tuple[PixWordModel, Processor]:
     """Load a model and its processor.

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA), made by mlx-lm's tuner and kept in its files: `adapters.safetensors`, `adapter_config.json`.
+"""Low-rank adapters (LoRA), made by mlx-lm's tuner and kept in its files, `adapters.safetensors` and a configuration.
 
 mlx-lm's `linear_to_lora_layers` sees the language block, ``model.layers``. Layers of the image block are named in its
 ``keys`` in full, such as ``image_block.layers.0.attention.q_proj``; its own `load_adapters` follows these too.
@@ -60,7 +60,9 @@ def add_adapters(model: PixWordModel, config: dict[str, Any]) -> PixWordModel:
     known = dict(model.named_modules()) | dict(model.layers[0].named_modules())
     for key in parameters["keys"] or []:
         if not _adaptable(known.get(key)):
-            raise PixWordError(f"{CONFIG}: {named(key)} is no projection of this model; the adapters are of another one")
+            raise PixWordError(
+                f"{CONFIG}: {named(key)} is no projection of this model; the adapters are of another one"
+            )
     if layers > len(model.layers):
         raise PixWordError(
             f"{CONFIG}: num_layers is {layers} and the model has {len(model.layers)} language layers; the adapters are "
@@ -186,4 +188,4 @@ def _checked(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     keys = values.get("keys")
     if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
         raise PixWordError(f"{CONFIG}: keys must be a list of names, got {shown(keys)}")
-    return max(layers, 0), {"rank": rank, "scale": float(scale), "dropout": float(dropout), "keys": keys}
+    return max(layers, 0), {"rank": rank, "scale": float(scale or 0), "dropout": float(dropout), "keys": keys}

@@ -1,0 +1,277 @@
+"""Fine-tuning: runs that start from a model, adapters in mlx-lm's files, and one line for every mistake."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from PIL import Image
+
+import mlx_pixword as pw
+from mlx_pixword import convert, evaluate, finetune, generate, pretrain
+from mlx_pixword.common.cli import run_command
+from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.config.run import make_config
+from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.training.adapt import start_from
+from mlx_pixword.training.setup import build_model
+from mlx_pixword.weights.lora import adapter_config, adapter_weights, add_adapters, fuse, load_adapters, save_adapters
+from mlx_pixword.weights.quantized import quantize_model
+
+Build = Callable[..., PixWordModel]
+QUICK = ["--batch-tokens", "64", "--group-size", "8", "--eval-documents", "2", "--log-every", "1", "--eval-every", "2",
+         "--sample-images", "0", "--accumulate", "1", "--streams", "1", "--warmup", "0"]  # fmt: skip
+
+
+@pytest.fixture
+def base(small_model: Build, tmp_path: Path) -> Path:
+    tokenizer = train_tokenizer(["red 12", "green 34"], 300)
+    model = small_model(vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=64)
+    return pw.save_model(model, tokenizer, tmp_path / "base")
+
+
+@pytest.fixture
+def data(tmp_path: Path, rng: np.random.Generator) -> str:
+    """Twenty captioned pictures of one colour each."""
+    (tmp_path / "data").mkdir()
+    lines = []
+    for n in range(20):
+        Image.fromarray(np.full((6, 8, 3), rng.integers(0, 256, 3), np.uint8)).save(tmp_path / f"data/{n}.png")
+        lines.append(json.dumps({"image": f"{n}.png", "caption": f"red {n}"}))
+    (tmp_path / "data/labels.jsonl").write_text("\n".join(lines))
+    return str(tmp_path / "data/labels.jsonl")
+
+
+def weights_of(model: PixWordModel) -> dict[str, mx.array]:
+    return dict(tree_flatten(model.parameters()))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    return [(m["step"], m["word_loss"]) for m in metrics(out) if "word_loss" in m]
+
+
+# --- starting from a model --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("factored", [False, True])
+def test_a_run_starts_as_the_saved_function(base: Path, rng: np.random.Generator, factored: bool, dtype: str) -> None:
+    """Master weights are float32 whatever the compute type; factored colours: free rows as saved, factors at 0."""
+    config = pretrain.parse_command(
+        ["--init", str(base), "--dtype", dtype, *(["--factored-colors"] if factored else [])]
+    )
+    model = build_model(config[0].model, config[0].train)
+    start_from(model, config[0], resumed=False)
+    saved, processor = pw.load(base, dtype=dtype, master=True)
+    assert {a.dtype for a in weights_of(model).values()} == {mx.float32}
+    assert ("head.factors" in weights_of(model)) == factored
+    assert not factored or not weights_of(model)["head.factors"].any()
+    batch = processor(["red", rng.integers(0, 256, (9, 5, 3), dtype=np.uint8)])
+    assert mx.array_equal(model(batch), saved(batch))
+
+
+def test_shape_and_tokenizer_are_the_models_own(base: Path) -> None:
+    config, _ = finetune.parse_command(["--model", str(base), "--max-seq-len", "200"])
+    own = pw.load(base)[0].args
+    assert (config.model.hidden_size, config.model.window_size) == (own.hidden_size, own.window_size)
+    assert config.model.max_seq_len == 200 and config.model.factored_colors
+    assert config.data.tokenizer == base / "tokenizer.model"
+    again = make_config(config.to_flat())
+    assert again == config  # config.yaml holds all of it
+
+
+def test_finetune_learns_evaluates_and_stops(base: Path, data: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = ["--model", str(base), "--data", data, "--out", str(out), *QUICK, "--steps", "20", "--patience", "2"]
+    finetune.main([*flags, "--learning-rate", "30"])  # much too high, so that the held-out loss rises
+    evaluated = [(m["step"], m["heldout_loss"]) for m in metrics(out) if "heldout_loss" in m]
+    best = min(evaluated, key=lambda pair: pair[1])[0]
+    assert len(evaluated) < 10 and evaluated[-1][0] == best + 4  # two evaluations without a lower loss
+    assert (out / "final/model.safetensors").read_bytes() == (out / "best/model.safetensors").read_bytes()
+    assert not pw.load(out / "final")[0].args.factored_colors
+    pretrain.main(["--config", str(out / "config.yaml"), "--resume"])  # ends at once, and changes nothing
+    assert (out / "final/model.safetensors").read_bytes() == (out / "best/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora", "2", "--lora-image-block"]])
+def test_a_stopped_run_goes_on_to_the_same_weights(base: Path, data: str, tmp_path: Path, lora: list[str]) -> None:
+    flags = ["--model", str(base), "--data", data, *QUICK, *lora, "--patience", "0", "--schedule", "linear"]
+    finetune.main([*flags, "--steps", "6", "--save-every", "3", "--out", str(tmp_path / "whole")])
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for name in ("checkpoints/step-6", "final", "best"):
+        shutil.rmtree(tmp_path / "cut" / name)
+    flags = ["--config", str(tmp_path / "whole/config.yaml"), "--out", str(tmp_path / "cut"), "--resume"]
+    pretrain.main(flags)
+    name = "adapters.safetensors" if lora else "model.safetensors"
+    assert (tmp_path / "cut/final" / name).read_bytes() == (tmp_path / "whole/final" / name).read_bytes()
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def adapted(model: PixWordModel, **options: Any) -> tuple[PixWordModel, dict[str, Any]]:
+    """A model with adapters that are not zero."""
+    config = adapter_config(model, 2, 4.0, **options)
+    add_adapters(model, config)
+    for _, module in model.named_modules():
+        if "lora_b" in module:
+            module.lora_b = 0.1 * mx.random.normal(module.lora_b.shape)
+    return model, config
+
+
+@pytest.mark.parametrize("image_block", [False, True])
+@pytest.mark.parametrize("bits", [None, 8])
+def test_adapters_come_back_and_fuse(
+    small_model: Build, tmp_path: Path, rng: np.random.Generator, image_block: bool, bits: int | None
+) -> None:
+    base = small_model(intermediate_size=64)
+    if bits:
+        quantize_model(base, bits, 32)
+    folder = pw.save_model(base, None, tmp_path / "base")
+    base, processor = pw.load(folder)
+    batch = processor([[7, 8], rng.integers(0, 256, (9, 5, 3), dtype=np.uint8)])
+    plain = np.array(base(batch))
+    model, config = adapted(base, image_block=image_block)
+    changed = np.array(model(batch))
+    assert np.abs(changed - plain).max() > 1e-2
+    names = {name.split(".")[0] for name in adapter_weights(model)}
+    assert names == ({"layers", "image_block"} if image_block else {"layers"})
+    save_adapters(model, config, tmp_path / "adapters")
+    loaded, _ = pw.load(folder, adapter_path=tmp_path / "adapters")
+    assert np.abs(np.array(loaded(batch)) - changed).max() < 1e-5
+    scores = [pw.log_likelihood(m, batch).pixels for m in (loaded, model)]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-4
+    drawn = pw.generate_image(loaded, processor, size=(6, 7), seed=5)
+    fused = fuse(loaded)
+    assert not adapter_weights(fused)
+    assert np.abs(np.array(fused(batch)) - changed).max() < (0.2 if bits else 1e-4)
+    if not bits:
+        assert (np.asarray(pw.generate_image(fused, processor, size=(6, 7), seed=5)) == np.asarray(drawn)).all()
+
+
+def test_mlx_lms_own_loader_reads_the_adapters(small_model: Build, tmp_path: Path, rng: np.random.Generator) -> None:
+    from mlx_lm.tuner.utils import load_adapters as load_with_mlx_lm
+
+    model, other = small_model(), small_model()
+    other.load_weights(list(weights_of(model).items()))
+    model, config = adapted(model, image_block=True, layers=1)
+    save_adapters(model, config, tmp_path / "adapters")
+    load_with_mlx_lm(other, str(tmp_path / "adapters"))
+    batch = pw.Processor(model.args)([[7, 8], rng.integers(0, 256, (9, 5, 3), dtype=np.uint8)])
+    assert mx.array_equal(other(batch), model(batch))
+    assert "layers.0.ffn.up_proj.lora_a" not in adapter_weights(other)  # the last layer alone
+
+
+def test_a_run_trains_adapters_alone_and_commands_take_them(
+    base: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    finetune.main(["--model", str(base), "--data", data, "--out", str(out), *QUICK, "--steps", "4", "--lora", "2"])
+    assert sorted(p.name for p in (out / "final").iterdir()) == ["adapter_config.json", "adapters.safetensors"]
+    before = weights_of(pw.load(base)[0])
+    found = mx.load(str(out / "checkpoints/step-4/model.safetensors"))
+    for name, array in before.items():
+        assert mx.array_equal(found.get(name, found.get(name.replace(".weight", ".linear.weight"))), array), name
+    assert any(a.any() for n, a in found.items() if n.endswith("lora_b"))
+    capsys.readouterr()
+    picture, adapters = str(Path(data).parent / "3.png"), ["--adapter-path", str(out / "final")]
+    generate.main(["--model", str(base), *adapters, "--image", picture, "--max-tokens", "3"])
+    evaluate.main(["--model", str(base), *adapters, "--data", data])
+    with_adapters = json.loads(capsys.readouterr().out.splitlines()[-1])
+    convert.main(["--model", str(base), "--fuse", str(out / "final"), "--out", str(tmp_path / "fused")])
+    capsys.readouterr()
+    evaluate.main(["--model", str(tmp_path / "fused"), "--data", data])
+    fused = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert fused["word_loss"] == pytest.approx(with_adapters["word_loss"], rel=1e-4)
+
+
+def test_adapters_train_on_a_quantised_model(base: Path, data: str, tmp_path: Path) -> None:
+    convert.main(["--model", str(base), "--quantize", "8", "--group-size", "32", "--out", str(tmp_path / "small")])
+    flags = ["--model", str(tmp_path / "small"), "--data", data, "--out", str(tmp_path / "out"), *QUICK, "--steps", "6"]
+    with pytest.raises(PixWordError, match="is quantised and cannot be trained itself; train adapters"):
+        finetune.main(flags)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    finetune.main([*flags, "--lora", "4"])
+    values = [loss for _, loss in losses(tmp_path / "out")]
+    assert values[-1] < values[0]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def line(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], None], *flags: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main([*map(str, flags)]))
+    assert stop.value.code == 2
+    (only,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error") or ": error" in text]
+    return only
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "give the model to start from: --model"),
+        (["--model", "{tmp}/none"], "no model at"),
+        (["--model", "{tmp}/base", "--hidden-size", "64"], "--hidden-size 64: the model .* has 32"),
+        (["--model", "{tmp}/base", "--lora", "-1"], "lora must be 0 or positive"),
+        (["--model", "{tmp}/base", "--lora-image-block"], "give --lora RANK too"),
+        (["--model", "{tmp}/base", "--lora", "2", "--lora-dropout", "1"], "lora_dropout lie in 0..1"),
+        (["--model", "{tmp}/base", "--data", "{tmp}/none"], "no file or folder"),
+    ],
+)
+def test_mistakes_in_finetune(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    said = line(capsys, finetune.main, *(f.format(tmp=tmp_path) for f in flags), "--out", tmp_path / "out")
+    assert re.search(words, said), said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_layers": 9}, "num_layers is 9 and the model has 2"),
+        ({"num_layers": "all"}, "an integer num_layers"),
+        ({"fine_tune_type": "dora"}, "fine_tune_type must be lora"),
+        ({"lora_parameters": {"rank": 0, "scale": 1, "dropout": 0}}, "must hold rank, scale and dropout"),
+        ({"lora_parameters": {"rank": 2, "dropout": 0}}, "must hold rank, scale and dropout"),
+        ({"lora_parameters": {"rank": 3, "scale": 1, "dropout": 0}}, "adapters are of another model"),
+        ({"lora_parameters": {"rank": 2, "scale": 1, "keys": ["self_attn.q_proj"]}}, "is no projection of this model"),
+        ({"lora_parameters": {"rank": 2, "scale": 1, "keys": ["attention.q_proj"]}}, "is unknown"),
+        ({"lora_parameters": {"rank": 2, "scale": 1, "keys": 3}}, "keys must be a list"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused(
+    small_model: Build, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    model, config = adapted(small_model())
+    save_adapters(model, config, tmp_path / "adapters")
+    (tmp_path / "adapters/adapter_config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(PixWordError, match=words):
+        load_adapters(small_model(), tmp_path / "adapters")
+
+
+def test_adapters_of_another_width_and_files_that_are_none(small_model: Build, tmp_path: Path) -> None:
+    model, config = adapted(small_model())
+    save_adapters(model, config, tmp_path / "adapters")
+    with pytest.raises(PixWordError, match="the adapters are of another model"):
+        load_adapters(small_model(intermediate_size=64), tmp_path / "adapters")
+    with pytest.raises(PixWordError, match="has adapters already"):
+        load_adapters(model, tmp_path / "adapters")
+    (tmp_path / "adapters/adapter_config.json").write_text("{")
+    with pytest.raises(PixWordError, match="is not JSON"):
+        load_adapters(small_model(), tmp_path / "adapters")
+    with pytest.raises(PixWordError, match="has no adapters"):
+        load_adapters(small_model(), tmp_path)
