@@ -15,6 +15,7 @@ COMMANDS = {  # in the order in which people need them
     "finetune": "adapt a model to pictures of another kind",
     "generate": "read images, draw them, or complete them",
     "evaluate": "measure a model: losses, readings, bits per dimension",
+    "demo": "open a page that reads, scores, completes and draws",
     "server": "serve a model over HTTP, as OpenAI's chat API",
     "report": "write a page about runs: losses, samples, readings, settings",
     "convert": "make a model directory smaller, fuse adapters, or read the authors' checkpoints",

@@ -1,7 +1,5 @@
 """A server on mlx-lm's conventions: OpenAI's chat requests over HTTP, one model, one request after the other."""
 
-import errno
-import ipaddress
 import json
 import socket
 import sys
@@ -9,13 +7,14 @@ import time
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import BoundedSemaphore
-from typing import Any, NoReturn
+from typing import Any
 
 from ..common.errors import PixWordError
 from ..data.decoders import Decoders
 from ..inference.words import Response
 from ..inputs.processor import Processor
 from ..model.network import PixWordModel
+from .address import bind, family_of, is_loopback
 from .chat import Answer, ChatRequest, NotServed, parse_request, respond
 from .settings import ServerArgs
 from .worker import Busy, TooSlow, Worker
@@ -50,7 +49,7 @@ class ModelServer(ThreadingHTTPServer):
         self.worker = Worker(args.max_waiting, args.max_seconds)
         self.places = BoundedSemaphore(2 * args.max_waiting + 16)  # connections at once
         self.loopback = is_loopback(args.host)
-        self.address_family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+        self.address_family = family_of(args.host)
         bind(lambda: super(ModelServer, self).__init__((args.host, args.port), Handler), args.host, args.port)
 
     def server_bind(self) -> None:
@@ -214,28 +213,3 @@ def _error(status: int, message: str) -> dict[str, Any]:
 def _chain(first: Iterable[Response], rest: Iterator[Response]) -> Iterator[Response]:
     yield from first
     yield from rest
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bind(listen: Any, host: str, port: int) -> None:
-    """Listen; a port that is taken or an address that is not here raises `PixWordError`."""
-    try:
-        listen()
-    except OSError as error:
-        refuse(error, host, port)
-
-
-def refuse(error: OSError, host: str, port: int) -> NoReturn:
-    """Say why an address cannot be listened on."""
-    if error.errno == errno.EADDRINUSE:
-        raise PixWordError(f"--port {port} on {host} is taken by another program; choose another") from error
-    raise PixWordError(f"cannot listen on --host {host} --port {port}: {error.strerror or error}") from error

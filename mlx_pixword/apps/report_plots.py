@@ -65,6 +65,7 @@ def _plot(runs: Sequence[RunFiles], title: str, unit: str, names: Sequence[str])
     if plot.legend:
         plot.legend.click_policy, plot.legend.label_text_font_size = "hide", "9pt"
         plot.legend.background_fill_alpha = 0.6
+        plot.legend.location = "bottom_right" if "right" in title else "top_right"  # where the curve is not
     return plot
 
 

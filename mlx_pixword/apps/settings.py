@@ -1,4 +1,4 @@
-"""The settings of the server, declared here and nowhere else; light enough for ``--help``."""
+"""The settings of the server and of the demo, declared here and nowhere else; light enough for ``--help``."""
 
 from dataclasses import dataclass
 
@@ -43,3 +43,16 @@ class ServerArgs(_Listens):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_positive("max_tokens", "max_images", "max_megabytes", "max_seconds")
+
+
+@dataclass(frozen=True)
+class DemoArgs(_Listens):
+    """Open a page that reads, scores, completes and draws pictures with a model; it requests nothing from elsewhere."""
+
+    port: int = setting(7860, "port to listen on; 0 for any that is free")
+    max_pixels: int = setting(16384, "most pixels of a drawing, a completion or a heat map")
+    max_megabytes: float = setting(20.0, "largest picture, megabytes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("max_pixels", "max_megabytes")
