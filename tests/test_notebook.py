@@ -52,6 +52,10 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     images = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(images) == 3
+    shown_data = [output["data"] for cell in code for output in cell.outputs if "data" in output]
+    pages = "".join(str(data.get("text/html")) for data in shown_data)
+    for shown in ("confidence", "nats a pixel", "data:image/gif;base64,"):
+        assert shown in pages
     for shown in ("PixWordModel(", "Processor(", "ImageTokens(28x12 pixels", "Batch(1 rows x"):
         assert shown in texts(executed)
     left = {path.name for path in tmp_path.iterdir()} - {"jupyter", "runtime", "ipython", "executed.ipynb"}

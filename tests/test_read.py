@@ -244,4 +244,7 @@ def test_a_drawing_animates(small_model: Build, tmp_path: Path) -> None:
     animation.save(tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as file:
         assert file.is_animated and file.n_frames == 6
+        file.seek(5)
+        last = np.asarray(file.convert("RGB").resize((9, 6), Image.Resampling.NEAREST))
+        assert np.array_equal(last, np.asarray(animation.image))
     assert "data:image/gif;base64," in animation._repr_html_()

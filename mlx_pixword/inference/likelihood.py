@@ -52,6 +52,9 @@ class LogLikelihood:
             start = end
         return maps
 
+    def __repr__(self) -> str:
+        return f"LogLikelihood({len(self.words)} words, {len(self.pixels)} pixels)"
+
     def _repr_html_(self) -> str:
         from .views import heat_html
 
