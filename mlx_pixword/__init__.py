@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from .ops.fold import fold_windows, unfold_windows
     from .pixels.colors import fold_colors, unfold_colors
     from .weights.directory import load, save_model
+    from .weights.upload import Card, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Animation": "inference.animation",
     "Batch": "model.batch",
+    "Card": "weights.upload",
     "LogLikelihood": "inference.likelihood",
     "ModelArgs": "model.args",
     "PixWordError": "common.errors",
@@ -44,7 +46,9 @@ _HOME = {
     "load": "weights.directory",
     "log_likelihood": "inference.likelihood",
     "read": "inference.read",
+    "push_to_hub": "weights.upload",
     "save_model": "weights.directory",
+    "save_pretrained": "weights.upload",
     "stream_generate": "inference.words",
     "unfold_colors": "pixels.colors",
     "unfold_windows": "ops.fold",
@@ -52,6 +56,7 @@ _HOME = {
 __all__ = [
     "Animation",
     "Batch",
+    "Card",
     "LogLikelihood",
     "ModelArgs",
     "PixWordError",
@@ -67,7 +72,9 @@ __all__ = [
     "load",
     "log_likelihood",
     "read",
+    "push_to_hub",
     "save_model",
+    "save_pretrained",
     "stream_generate",
     "unfold_colors",
     "unfold_windows",

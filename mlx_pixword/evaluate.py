@@ -1,8 +1,7 @@
 """`python -m mlx_pixword.evaluate`: how well a model reads and predicts, as a table and, on the last line, as JSON."""
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +9,10 @@ from typing import TYPE_CHECKING
 from .common.cli import parse, run_command
 from .common.errors import PixWordError
 from .common.settings import setting
-from .evaluation.scores import Scores, calibration_error, reading_scores
+from .evaluation.scores import Scores
 
 if TYPE_CHECKING:
-    from .data.base import Source
-    from .data.loader import Encoder
-    from .model.document import Document
+    pass
 
 CHUNK = 256  # documents in memory at a time
 
@@ -67,60 +64,13 @@ def evaluate(args: EvaluateArgs) -> Scores:
     Raises:
         PixWordError: no model or data, too many bad images, or nothing that can be used.
     """
-    from .data.loader import Encoder
-    from .data.skips import SkipLog
     from .data.sources import open_source
-    from .evaluation.meter import LossMeter
-    from .evaluation.readings import rate_documents, readable
-    from .inference.likelihood import score_document
-    from .inference.read import Reading
+    from .evaluation.measure import measure
     from .weights.directory import load
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
-    nats, pixels = 0.0, 0
-    skips, meter, count, pairs = SkipLog(), LossMeter(model, args.batch_tokens), 0, list[tuple[Reading, str]]()
-    for documents in _chunks(sources, Encoder(processor.args, processor.tokenizer, skips), args.limit):
-        count += len(documents)
-        meter.add(documents)
-        if model.pixel_queries:
-            scores = [score_document(model, document)[1] for document in documents]
-            nats -= sum(float(score.sum(dtype=float)) for score in scores)
-            pixels += sum(map(len, scores))
-        if processor.tokenizer is not None:
-            pairs += rate_documents(model, processor, readable(documents), args.batch_tokens)
-    skips.check(args.max_bad)
-    if not count:
-        raise PixWordError(f"--data {', '.join(args.data)}: no document could be used")
-    losses = meter.means()
-    result: Scores = {"documents": count, "skipped": skips.count, **losses}
-    if "word_loss" in losses:
-        result["word_perplexity"] = math.exp(min(losses["word_loss"], 700.0))
-    if pixels:
-        bits = nats / (3 * math.log(2) * pixels)
-        bound = bits + math.log2(processor.args.fold_factor)
-        result |= {"pixels": pixels, "bits_per_dimension": bits, "bits_per_dimension_8bit_bound": bound}
-    if pairs:
-        right = [reading.text == written for reading, written in pairs]
-        confidences = [reading.confidence for reading, _ in pairs]
-        result |= reading_scores([(reading.text, written) for reading, written in pairs])
-        result["expected_calibration_error"] = calibration_error(confidences, right)
-    return result
-
-
-def _chunks(sources: "Sequence[Source]", encoder: "Encoder", limit: int) -> "Iterator[list[Document]]":
-    """Encoded documents, a few at a time, so that memory does not grow with the data."""
-    chunk: list[Document] = []
-    places = ((source, index) for source in sources for index in range(len(source)))
-    for n, (source, index) in enumerate(places):
-        if limit and n == limit:
-            break
-        chunk += encoder(source.parts(index), source.captioned)
-        if len(chunk) >= CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    return measure(model, processor, sources, args.limit, args.batch_tokens, args.max_bad)
 
 
 def _show(value: float | int | list[float] | None) -> str:

@@ -78,13 +78,13 @@ def test_logits_agree_with_the_reference(
     weights = random_weights(**sizes)
     upw = save(tmp_path / "upw.safetensors", weights)
     changes: dict[str, Any] = {"heads": sizes["heads"], "window_size": window_size, "image_size": image_size}
-    folder = convert(settings(upw, tmp_path / "out", **changes))
+    folder = Path(convert(settings(upw, tmp_path / "out", **changes))[0])
     cfg = ref.Config(sizes["heads"], sizes["kv_heads"], window_size, sizes["f"])
     assert disagreement(folder, weights, cfg, [[1, 7, 4], image(13, 18), [5, 9, 10]]) < 1e-4
 
 
 def test_a_long_text_and_two_images_agree_and_mistakes_would_show(checkpoint: Path, tmp_path: Path) -> None:
-    folder = convert(settings(checkpoint, tmp_path / "out"))
+    folder = Path(convert(settings(checkpoint, tmp_path / "out"))[0])
     words = [int(i) for i in np.random.default_rng(2).integers(0, 11, 150)]
     parts = [words, image(1, 1), [4], image(9, 30), [5, 2]]
     weights = random_weights()
@@ -96,14 +96,14 @@ def test_a_long_text_and_two_images_agree_and_mistakes_would_show(checkpoint: Pa
 @pytest.mark.parametrize("prefix", ["module.", "model.", "model.module."])
 def test_wrappers_are_taken_off(tmp_path: Path, prefix: str) -> None:
     upw = save(tmp_path / "upw.safetensors", random_weights(), prefix)
-    folder = convert(settings(upw, tmp_path / "out"))
+    folder = Path(convert(settings(upw, tmp_path / "out"))[0])
     assert disagreement(folder, random_weights(), CFG, [[1, 4], image(5, 6), [5]]) < 1e-4
 
 
 def test_unused_norm_may_be_absent_and_half_precision_is_widened(tmp_path: Path) -> None:
     weights = {name: value.astype(np.float16) for name, value in random_weights().items()}
     del weights["imgblk.norm.weight"]
-    folder = convert(settings(save(tmp_path / "upw.safetensors", weights), tmp_path / "out"))
+    folder = Path(convert(settings(save(tmp_path / "upw.safetensors", weights), tmp_path / "out"))[0])
     assert {v.dtype for v in read_safetensors(folder / "model.safetensors").values()} == {mx.float32}
     assert disagreement(folder, weights, CFG, [[1, 4], image(5, 6), [5]]) < 1e-4
 
@@ -111,14 +111,14 @@ def test_unused_norm_may_be_absent_and_half_precision_is_widened(tmp_path: Path)
 def test_sizes_come_from_the_shapes(tmp_path: Path) -> None:
     upw = save(tmp_path / "upw.safetensors", random_weights(layers=3, kv_heads=1))
     (tmp_path / "out").mkdir()  # an empty folder is welcome
-    args = pw.load(convert(ConvertSettings(upw=upw, out=tmp_path / "out", heads=4)))[0].args
+    args = pw.load(convert(ConvertSettings(upw=upw, out=tmp_path / "out", heads=4))[0])[0].args
     assert (args.vocab_size, args.fold_factor, args.hidden_size, args.intermediate_size) == (11, 64, 32, 48)
     assert (args.num_layers, args.image_layers, args.num_heads, args.num_kv_heads) == (3, 2, 4, 1)
     assert (args.image_size, args.window_size, args.max_seq_len, args.qk_norm) == (224, 16, 1024, False)
 
 
 def test_an_image_of_the_given_size_fits_the_sequence(checkpoint: Path, tmp_path: Path) -> None:
-    _, processor = pw.load(convert(settings(checkpoint, tmp_path / "out", image_size=160)))
+    _, processor = pw.load(convert(settings(checkpoint, tmp_path / "out", image_size=160))[0])
     assert len(processor.document([image(160, 160)])) == 40 * 40 + 3
 
 
@@ -129,7 +129,7 @@ def test_tokenizer_comes_along(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(["seven red plates", "two plates"], 300)
     (tmp_path / "words.model").write_bytes(tokenizer.contents)
     upw = save(tmp_path / "upw.safetensors", random_weights(V=tokenizer.vocab_size))
-    folder = convert(settings(upw, tmp_path / "out", tokenizer=tmp_path / "words.model"))
+    folder = Path(convert(settings(upw, tmp_path / "out", tokenizer=tmp_path / "words.model"))[0])
     model, processor = pw.load(folder)
     assert processor.decode(processor.document(["two red plates"]).elements.tolist()) == "two red plates"
     assert model(processor(["two", image(4, 4)])).shape[-1] == tokenizer.vocab_size + 64
@@ -181,7 +181,7 @@ def test_pth_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nested: boo
     weights = random_weights()
     tensors = {prefix + name: Tensor(value.astype(np.float64)) for name, value in weights.items()}
     upw = use_torch(monkeypatch, tmp_path, {"model": tensors, "optimizer": {}, "step": 7} if nested else tensors)
-    folder = convert(settings(upw, tmp_path / "out"))
+    folder = Path(convert(settings(upw, tmp_path / "out"))[0])
     assert disagreement(folder, weights, CFG, [[1, 4], image(5, 6), [5]]) < 1e-4
 
 

@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -69,8 +70,12 @@ def load(
     return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
 
 
-def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path) -> Path:
+def save_model(
+    model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path, beside: Mapping[str, bytes] | None = None
+) -> Path:
     """Write a model directory; it appears complete or not at all. Factored colours become plain tables.
+
+    ``beside`` are other files by their path in it, such as a model card.
 
     Raises:
         PixWordError: the directory exists and is not empty.
@@ -93,6 +98,9 @@ def save_model(model: PixWordModel, tokenizer: Tokenizer | None, directory: str 
         if tokenizer is not None:
             contents = tokenizer.contents
             files.write_file(draft / tokenizer.filename, lambda file: file.write(contents))
+        for name, more in (beside or {}).items():
+            files.make_folder((draft / name).parent)
+            files.write_file(draft / name, partial(_write, more))
         files.sync_folder(draft)
         files.move(draft, directory)
     finally:
@@ -236,6 +244,10 @@ def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
     weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
     index = {"metadata": {"total_size": sum(a.nbytes for a in weights.values())}, "weight_map": weight_map}
     files.write_file(folder / "model.safetensors.index.json", lambda file: file.write(_json(index)))
+
+
+def _write(contents: bytes, file: BinaryIO) -> None:
+    file.write(contents)
 
 
 def _save_shard(path: Path, shard: dict[str, mx.array]) -> None:

@@ -1,0 +1,83 @@
+"""What `evaluate` says of a model: losses, bits, and scores of its readings on documents of any number."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ..common.errors import PixWordError
+from ..data.base import Source
+from ..data.loader import Encoder
+from ..data.skips import SkipLog
+from ..inference.likelihood import score_document
+from ..inference.read import Reading
+from ..inputs.processor import Processor
+from ..model.document import Document
+from ..model.network import PixWordModel
+from .meter import LossMeter
+from .readings import rate_documents, readable
+from .scores import Scores, calibration_error, reading_scores
+
+CHUNK = 256  # documents in memory at a time
+
+
+def measure(
+    model: PixWordModel, processor: Processor, sources: Sequence[Source], limit: int = 0, batch_tokens: int = 4096,
+    max_bad: float = 0.05,
+) -> Scores:  # fmt: skip
+    """Measure a model on documents.
+
+    Args:
+        model, processor: from `pw.load`.
+        sources: of the documents.
+        limit: documents that are used, 0 for all.
+        batch_tokens: words and windows a batch.
+        max_bad: largest fraction of bad images.
+
+    Returns:
+        What `mlx_pixword.evaluate.evaluate` returns.
+
+    Raises:
+        PixWordError: too many bad images, or nothing that can be used.
+    """
+    nats, pixels = 0.0, 0
+    skips, meter, count, pairs = SkipLog(), LossMeter(model, batch_tokens), 0, list[tuple[Reading, str]]()
+    for documents in chunks(sources, Encoder(processor.args, processor.tokenizer, skips), limit):
+        count += len(documents)
+        meter.add(documents)
+        if model.pixel_queries:
+            scores = [score_document(model, document)[1] for document in documents]
+            nats -= sum(float(score.sum(dtype=float)) for score in scores)
+            pixels += sum(map(len, scores))
+        if processor.tokenizer is not None:
+            pairs += rate_documents(model, processor, readable(documents), batch_tokens)
+    skips.check(max_bad)
+    if not count:
+        raise PixWordError(f"--data {', '.join(source.name for source in sources)}: no document could be used")
+    losses = meter.means()
+    result: Scores = {"documents": count, "skipped": skips.count, **losses}
+    if "word_loss" in losses:
+        result["word_perplexity"] = math.exp(min(losses["word_loss"], 700.0))
+    if pixels:
+        bits = nats / (3 * math.log(2) * pixels)
+        bound = bits + math.log2(processor.args.fold_factor)
+        result |= {"pixels": pixels, "bits_per_dimension": bits, "bits_per_dimension_8bit_bound": bound}
+    if pairs:
+        right = [reading.text == written for reading, written in pairs]
+        confidences = [reading.confidence for reading, _ in pairs]
+        result |= reading_scores([(reading.text, written) for reading, written in pairs])
+        result["expected_calibration_error"] = calibration_error(confidences, right)
+    return result
+
+
+def chunks(sources: Sequence[Source], encoder: Encoder, limit: int) -> Iterator[list[Document]]:
+    """Encoded documents, a few at a time, so that memory does not grow with the data."""
+    chunk: list[Document] = []
+    places = ((source, index) for source in sources for index in range(len(source)))
+    for n, (source, index) in enumerate(places):
+        if limit and n == limit:
+            break
+        chunk += encoder(source.parts(index), source.captioned)
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
