@@ -1,6 +1,7 @@
 """`python -m mlx_pixword.demo`: a page to look at a model, in a browser."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .weights.directory import load
 
     check_packages()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind either
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
     with tempfile.TemporaryDirectory(prefix="mlx-pixword-") as folder:  # of pictures that people give
         os.environ["GRADIO_TEMP_DIR"] = folder

@@ -1,5 +1,6 @@
 """`python -m mlx_pixword.server`: a model over HTTP, on the conventions of mlx-lm's server."""
 
+import signal
 from collections.abc import Sequence
 
 from .apps.settings import ServerArgs
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
     with ModelServer(model, processor, args) as server:
         notice(f"serving {args.model} on http://{server.server_name}:{server.server_port}/v1 (Ctrl-C ends it)")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -23,7 +23,7 @@ import mlx_pixword as pw  # before mlx
 import mlx.core as mx  # isort: skip
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from mlx_pixword.apps.report_page import write_report
 from mlx_pixword.data.plates import PlateSource
@@ -48,6 +48,12 @@ COPY = """async data => {
   await navigator.clipboard.write([new ClipboardItem({"image/png": new Blob([bytes], {type: "image/png"})})])
 }"""
 
+POINT = """() => {
+  const plot = Bokeh.documents[0].roots()[0], frame = Bokeh.index.find_one(plot).frame
+  const {x, y} = plot.renderers[0].data_source.data
+  return [frame.bbox.left + frame.x_scale.compute(x[9]) - frame.x_scale.compute(plot.x_range.start),
+          frame.y_scale.compute(y[9])].map(Number)
+}"""
 IMAGES = "output => Array.from(document.querySelectorAll(output + ' img'), image => image.src).join(' ')"
 
 
@@ -210,6 +216,7 @@ def use_report(page: Page) -> None:
     page.evaluate("scrollTo(0, 0)")
     plot = page.locator(".bk-Figure").first
     plot.wait_for()
+    hover(page, plot)
     start = "Bokeh.documents[0].roots()[0].x_range"
     before = page.evaluate(f"[{start}.start, {start}.end]")
     place = plot.bounding_box()
@@ -223,6 +230,16 @@ def use_report(page: Page) -> None:
     page.wait_for_timeout(300)
     after = page.evaluate(f"[{start}.start, {start}.end]")
     assert before[0] < after[0] < after[1] < before[1], (before, after)
+
+
+def hover(page: Page, plot: Locator) -> None:
+    """The mouse on a point of the first curve: its step and its value are told."""
+    place = plot.bounding_box()
+    assert place is not None
+    x, y = page.evaluate(POINT)
+    page.mouse.move(place["x"] + x - 2, place["y"] + y)
+    page.mouse.move(place["x"] + x, place["y"] + y, steps=3)
+    expect(page.locator(".bk-Tooltip").first).to_contain_text("word loss")
 
 
 def make_run(folder: Path, picture: Image.Image) -> Path:
