@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     check_packages()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind either
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
     with tempfile.TemporaryDirectory(prefix="mlx-pixword-") as folder:  # of pictures that people give
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks, address = launch(Page(model, processor, args))

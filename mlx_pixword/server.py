@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .apps.http_server import ModelServer  # --help answers at once
     from .weights.directory import load
 
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype)
+    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
     with ModelServer(model, processor, args) as server:
         notice(f"serving {args.model} on http://{server.server_name}:{server.server_port}/v1 (Ctrl-C ends it)")
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,6 +1,7 @@
 """The settings of the server and of the demo, declared here and nowhere else; light enough for ``--help``."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..common.errors import PixWordError
 from ..common.settings import flag, setting
@@ -18,6 +19,7 @@ class _Listens:
     dtype: str | None = setting(
         None, "compute type instead of the model's", choices=("auto", "float32", "bfloat16", "float16")
     )
+    adapter_path: Path | None = setting(None, "folder of adapters (LoRA) to use", metavar="DIR")
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
