@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.model.args import ModelArgs
@@ -330,3 +331,25 @@ def test_padded_rows_say_nothing(small_model: Callable[..., PixWordModel]) -> No
         assert batch.elements.shape[0] == (9 if exact else 10)
         sums.append([value.item() for value in loss_sums(*model.forward(batch), batch, a.vocab_size)])
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+
+
+def test_only_elements_that_count_reach_the_softmax(small_model: Callable[..., PixWordModel]) -> None:
+    """Without a weight on windows' first pixels, sums of words and their gradients are those of all logits."""
+    model = small_model(vocab_size=V, window_size=2, image_size=8)
+    rows = [[document([7, 8], image(3, 4))], [document(image(5, 2), [9]), document([6])]]
+    batch = collate(rows, model.args, boundary=False)
+    words = batch.scored_targets
+    assert words is not None and int(mx.sum(words != NO_TARGET)) == 5 + 4 + 2 and len(words) == 16
+
+    def loss(scored: bool) -> Callable[[dict[str, object]], mx.array]:
+        def value(parameters: dict[str, object]) -> mx.array:
+            model.update(parameters)
+            return loss_sums(*(model.scored if scored else model.forward)(batch), batch, V).word_nats
+
+        return value
+
+    found, wanted = (mx.value_and_grad(loss(scored))(model.trainable_parameters()) for scored in (True, False))
+    assert found[0].item() == pytest.approx(wanted[0].item(), rel=1e-6)
+    gradients = dict(tree_flatten(wanted[1]))
+    for name, gradient in tree_flatten(found[1]):
+        assert mx.allclose(gradient, gradients[name], rtol=1e-4, atol=1e-6), name

@@ -28,6 +28,8 @@ class Batch:
         reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then query pixels.
         widths: int32 ``[U]``, valid columns of each window, or None where all are full or the model does not ask.
         segments: int32 ``[B, L]``, the document of an element within its row, or None when a row is one document.
+        scored: int32 ``[n]``, places in ``B L`` of the elements that count in the loss; None: all with a target.
+        scored_targets: int32 ``[n]``, what these predict.
         query_places: int32 ``[B, Q]``, the element whose window a query pixel belongs to; None without query pixels.
         query_states: int32 ``[B, Q]``, where its state lies among the ``U (1 + M)`` reads.
         query_targets: int32 ``[B, Q]``, the unified id of the next pixel.
@@ -44,6 +46,8 @@ class Batch:
     reads: mx.array
     widths: mx.array | None = None
     segments: mx.array | None = None
+    scored: mx.array | None = None
+    scored_targets: mx.array | None = None
     query_places: mx.array | None = None
     query_states: mx.array | None = None
     query_targets: mx.array | None = None
@@ -91,6 +95,7 @@ def collate(
     args: ModelArgs,
     *,
     exact: bool = False,
+    boundary: bool = True,
     pixel_queries: int = 0,
     seed: Sequence[int] = (0,),
 ) -> Batch:
@@ -100,6 +105,7 @@ def collate(
         rows: ``B`` rows of one or more documents; several are packed, and never see each other.
         args: the model that they are for.
         exact: keep the sizes as they are, instead of padding B, L, U and Q to a bucket.
+        boundary: whether windows' first pixels count in the loss, as they do where they have a weight.
         pixel_queries: ``M``, query pixels a window besides its first one (dense objective).
         seed: of the draws, with the document's number in the batch.
     """
@@ -123,11 +129,23 @@ def collate(
             positions[b, place], segments[b, place] = document.positions(args.grid)[0], n
             starts[b, place], start = start, place.stop
     arrays |= {"elements": elements, "targets": targets, "positions": positions, "starts": starts}
+    if not boundary:
+        arrays |= _scored_words(targets, args.vocab_size, round_up)
     if any(len(row) > 1 for row in rows):
         arrays["segments"] = segments
     if offsets.shape[1] and len(offsets):
         arrays |= _queries(elements, args.vocab_size, images, offsets, which, round_up)
     return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
+
+
+def _scored_words(targets: np.ndarray, num_words: int, round_up: Callable[[int], int]) -> dict[str, np.ndarray]:
+    """Places and targets of the elements that predict a word; padding has no target."""
+    places = np.flatnonzero((targets != NO_TARGET) & (targets < num_words))
+    padding = (0, round_up(len(places)) - len(places))
+    return {
+        "scored": np.pad(places, padding).astype(np.int32),
+        "scored_targets": np.pad(targets.ravel()[places], padding, constant_values=NO_TARGET).astype(np.int32),
+    }
 
 
 def choose_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

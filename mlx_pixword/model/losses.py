@@ -30,14 +30,15 @@ def loss_sums(logits: mx.array, query_logits: mx.array | None, batch: Batch, num
     """Sums of a batch: words, boundary pixels, and query pixels where there are any.
 
     Args:
-        logits: float32 ``[B, L, V + K]``.
+        logits: float32 ``[B, L, V + K]``, of all elements, or ``[n, V + K]``, of those that count.
         query_logits: float32 ``[B, Q, V + K]``, or None.
         batch: with its targets.
         num_words: ``V``.
 
     Source: docs/model.md, "Boundary objective" and "Dense objective".
     """
-    sums = boundary_sums(logits, batch.targets, num_words)
+    scored = None if logits.ndim == 3 else batch.scored_targets
+    sums = boundary_sums(logits, batch.targets if scored is None else scored, num_words)
     if query_logits is None or batch.query_targets is None or batch.query_weights is None:
         return sums
     nats, pixels = query_sums(query_logits, batch.query_targets, batch.query_weights)
@@ -53,8 +54,8 @@ def boundary_sums(logits: mx.array, targets: mx.array, num_words: int) -> LossSu
     """Sums of the boundary objective: each element predicts the next, a window standing in by its first pixel.
 
     Args:
-        logits: float32 ``[B, L, V + K]``.
-        targets: int32 ``[B, L]``, unified ids or ``NO_TARGET``.
+        logits: float32 ``[..., V + K]``.
+        targets: int32 ``[...]``, unified ids or ``NO_TARGET``.
         num_words: ``V``; a target from V on is a pixel.
 
     Source: arXiv 2605.14028; docs/model.md, "Boundary objective".

@@ -87,6 +87,17 @@ class PixWordModel(nn.Module):
         x, z = self.read_all(batch, states)
         return self.logits(x), None if z is None else self.logits(z)
 
+    def scored(self, batch: Batch, states: mx.array | None = None) -> tuple[mx.array, mx.array | None]:
+        """The same, of the elements that count in the loss alone where not all do: ``[n, V + K]``, see `Batch.scored`.
+
+        An exact saving: at thousands of pix tokens the softmax costs as much as the layers, and in a batch that learns
+        to read few elements have a target that counts.
+        """
+        if batch.scored is None:
+            return self.forward(batch, states)
+        x, z = self.read_all(batch, self.window_states(batch) if states is None else states)
+        return self.logits(x.reshape(-1, x.shape[-1])[batch.scored]), None if z is None else self.logits(z)
+
     def read_all(self, batch: Batch, states: mx.array) -> tuple[mx.array, mx.array | None]:
         """As `read`, and ``[B, Q, D]`` of the query pixels, if there are any: `logits` of both are still to be made."""
         if batch.query_places is None:

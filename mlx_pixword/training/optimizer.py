@@ -1,12 +1,15 @@
 """Optimisers and schedules, all from mlx: Muon for hidden matrices and AdamW for the rest, or AdamW alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
 
 from ..config.train import TrainArgs
 from ..model.network import PixWordModel
+
+Schedule = Callable[[float, TrainArgs], Any]
 
 
 def make_schedule(peak: float, args: TrainArgs) -> Callable[[mx.array], mx.array]:
@@ -19,19 +22,21 @@ def make_schedule(peak: float, args: TrainArgs) -> Callable[[mx.array], mx.array
     return optim.join_schedules([optim.linear_schedule(0.0, peak, warmup), falling], [warmup]) if warmup else falling
 
 
-def make_optimizer(args: TrainArgs) -> optim.Optimizer:
+def make_optimizer(args: TrainArgs, schedule: Schedule | None = None) -> optim.Optimizer:
     """The optimiser of a run; weight decay falls on hidden matrices alone, not on tables and norms.
 
     Matrices of the image block have an optimiser of their own where their step has another size: all of the language
     block's states are made of theirs, and while these turn quickly nothing above can be learnt.
+
+    ``schedule`` makes a learning rate, or one by step, of a peak and the settings; None: `make_schedule`.
     """
-    rest = optim.AdamW(make_schedule(args.learning_rate, args), betas=[0.9, 0.95], weight_decay=0.0)
+    rate = schedule or make_schedule
+    rest = optim.AdamW(rate(args.learning_rate, args), betas=[0.9, 0.95], weight_decay=0.0)
 
     def hidden(scale: float) -> optim.Optimizer:
         if args.optimizer == "muon":
-            return optim.Muon(make_schedule(scale * args.muon_learning_rate, args), weight_decay=args.weight_decay)
-        schedule = make_schedule(scale * args.learning_rate, args)
-        return optim.AdamW(schedule, betas=[0.9, 0.95], weight_decay=args.weight_decay)
+            return optim.Muon(rate(scale * args.muon_learning_rate, args), weight_decay=args.weight_decay)
+        return optim.AdamW(rate(scale * args.learning_rate, args), betas=[0.9, 0.95], weight_decay=args.weight_decay)
 
     if args.image_lr_scale == 1:
         return optim.MultiOptimizer([hidden(1.0), rest], [lambda name, _: is_hidden_matrix(name)])

@@ -182,7 +182,7 @@ def _collate(run: Run, group: int, number: int, rows: list[Row]) -> Batch:
     args, train = run.model.args, run.config.train
     return collate(
         rows, args, exact=takes_any_size(train),
-        pixel_queries=train.pixel_queries, seed=(train.seed, 3, group, number),
+        boundary=train.boundary_weight > 0, pixel_queries=train.pixel_queries, seed=(train.seed, 3, group, number),
     )  # fmt: skip
 
 
