@@ -219,7 +219,7 @@ class Training:
         return [self._encode(self.held_out, index) for index in range(count)]
 
     def _read(self, documents: Sequence[Document]) -> list[bool]:
-        return [read == written for read, written in read_documents(self.model, self.processor, documents)]
+        return [read == written for read, written in read_documents(self.model, self.processor, documents, 4096)]
 
     def _result(self) -> dict[str, Any]:
         right = self._read(self._test(self.args.crops))
