@@ -4,17 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .common.cli import parse, run_command
+from .common.cli import notice, parse, run_command
 from .common.errors import PixWordError
 from .common.settings import setting
 from .evaluation.scores import Scores
-
-if TYPE_CHECKING:
-    pass
-
-CHUNK = 256  # documents in memory at a time
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,14 @@ def evaluate(args: EvaluateArgs) -> Scores:
     Raises:
         PixWordError: no model or data, too many bad images, or nothing that can be used.
     """
+    from .data.skips import left_out
     from .data.sources import open_source
     from .evaluation.measure import measure
     from .weights.directory import load
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
+    notice(f"{sum(map(len, sources)):,} documents{left_out(sources)}")
     return measure(model, processor, sources, args.limit, args.batch_tokens, args.max_bad)
 
 

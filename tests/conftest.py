@@ -29,6 +29,12 @@ def _seed() -> None:
     mx.random.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _index(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of archives are kept where no other run finds them."""
+    monkeypatch.setenv("PIXWORD_INDEX", str(tmp_path_factory.getbasetemp() / "index"))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

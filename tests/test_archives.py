@@ -8,10 +8,11 @@ import pytest
 from source_files import BLUE, RED, names, open_descriptors, png, refused, shown, write, write_tar, write_zip
 
 from mlx_pixword.common.errors import BadImage
-from mlx_pixword.data import archives
+from mlx_pixword.data import archives, index, tar_scan
 from mlx_pixword.data.archives import open_archive
 from mlx_pixword.data.base import Picture
 from mlx_pixword.data.pictures import ArchivePicture
+from mlx_pixword.data.skips import left_out
 from mlx_pixword.data.sources import open_source
 
 
@@ -88,9 +89,9 @@ def test_encrypted_and_corrupt_members(tmp_path):
     start = data.index(b"b.png") + len(b"b.png")
     data[start : start + 20] = bytes(20)
     source = open_source(write(tmp_path / "a.zip", bytes(data)))
-    for index, reason in enumerate(("encrypted", "damaged archive member")):
+    for place, reason in enumerate(("encrypted", "damaged archive member")):
         with pytest.raises(BadImage, match=reason):
-            source.parts(index)[0].rgb(8)
+            source.parts(place)[0].rgb(8)
 
 
 def test_tar_truncated_after_opening(tmp_path):
@@ -139,3 +140,119 @@ def test_a_member_whose_names_do_not_agree_is_damaged(tmp_path):
     path.write_bytes(data[:31] + b"a" + data[32:])
     with pytest.raises(BadImage, match=r"^damaged archive member: 'utf-8' codec"):
         open_archive(path).read("ü.png")
+
+
+# --- damaged tars -----------------------------------------------------------------------------------------------------
+
+
+def tar_of(tmp_path, count=12, first=0):
+    """A tar of small images: each has a block of header and one of data."""
+    members = {f"{n:03}.png": png((n, 0, 0)) for n in range(first, first + count)}
+    return write_tar(tmp_path / "w.tar", members).read_bytes()
+
+
+def opened(tmp_path, data):
+    source = open_source(write(tmp_path / "w.tar", data))
+    return [int(source.parts(n)[0].rgb(8)[0, 0, 0]) for n in range(len(source))], source
+
+
+def test_a_bad_header_costs_its_member_alone_and_is_named(tmp_path):
+    data = bytearray(tar_of(tmp_path))
+    data[1024 * 3 + 10] ^= 255
+    shades, source = opened(tmp_path, bytes(data))
+    assert shades == [n for n in range(12) if n != 3]
+    assert source.unreadable == [(f"{tmp_path / 'w.tar'} at byte 3,072", tar_scan.DAMAGED)]
+
+
+@pytest.mark.parametrize("size", [1024 * 5 + 520, 1024 * 5 + 512, 1024 * 5 + 200])
+def test_a_cut_tar_is_read_as_far_as_it_goes_and_named(tmp_path, size):
+    shades, source = opened(tmp_path, tar_of(tmp_path)[:size])
+    assert shades == list(range(5))
+    ((name, reason),) = source.unreadable
+    assert name.endswith("at byte 5,120") and reason.startswith(tar_scan.CUT)
+
+
+def test_a_tar_cut_between_members_is_named(tmp_path):
+    shades, source = opened(tmp_path, tar_of(tmp_path)[: 1024 * 5])
+    assert shades == list(range(5)) and [why for _, why in source.unreadable] == [tar_scan.NO_END]
+
+
+def test_joined_tars_are_read_to_their_end(tmp_path):
+    one, two = tar_of(tmp_path), tar_of(tmp_path, 3, 100)
+    shades, source = opened(tmp_path, one + two)
+    assert shades == [*range(12), 100, 101, 102] and source.unreadable == []
+    assert source.unusable == [(f"{tmp_path / 'w.tar'} at byte {len(one):,}", tar_scan.JOINED)]
+    shades, source = opened(tmp_path, two + two)  # equal names are different members
+    assert shades == [100, 101, 102] * 2
+    assert names(source)[3].endswith("w.tar:joined-2/100.png")
+
+
+def test_a_whole_tar_has_no_damage(tmp_path):
+    assert open_source(write(tmp_path / "w.tar", tar_of(tmp_path))).unreadable == []
+
+
+def test_damage_counts_as_bad(tmp_path):
+    _, source = opened(tmp_path, tar_of(tmp_path)[: 1024 * 5])
+    assert left_out([source]) == "; 1 could not be read"
+
+
+# --- lists that are kept ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Lists of small archives are kept too, in a folder of their own."""
+    monkeypatch.setattr(index, "LEAST", 1)
+    monkeypatch.setenv(index.FOLDER, str(tmp_path / "index"))
+    return tmp_path / "index"
+
+
+def forbid_listing(monkeypatch):
+    for kind in (archives.ZipArchive, archives.TarArchive):
+        monkeypatch.setattr(kind, "_list", None)
+
+
+def told(source):
+    documents = [shown(source.parts(n)) for n in range(len(source))]
+    return documents, source.unusable, source.unreadable, source.digest(), names(source)
+
+
+def test_a_kept_list_gives_the_same_archive(kept, tmp_path, monkeypatch):
+    members = {"\xfc/1.png": png("blue"), "0.png": png(), "0.txt": b"zero", "\udcff.png": png(), "n.md": b""}
+    tar = write_tar(tmp_path / "a.tar", members)
+    tar.write_bytes(tar.read_bytes()[:-10240] + tar_of(tmp_path)[:1300])
+    paths = [write_zip(tmp_path / "a.zip", {n: m for n, m in members.items() if n.isprintable()}), tar]
+    fresh = [told(open_source(path)) for path in paths]
+    assert len(list(kept.iterdir())) == 2 and fresh[1][2]
+    forbid_listing(monkeypatch)
+    assert [told(open_source(path)) for path in paths] == fresh
+
+
+def test_another_archive_of_the_name_has_another_list(kept, tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"0.png": png()})
+    open_source(path)
+    write_zip(path, {"1.png": png(), "2.png": png("blue")})
+    assert [name[-5:] for name in names(open_source(path))] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-30], lambda b: b"", lambda b: b"x" * len(b), lambda b: b.replace(b"0.png", b"1.png")]
+)
+def test_a_damaged_list_is_made_anew(kept, tmp_path, damage):
+    path = write_zip(tmp_path / "a.zip", {"0.png": png()})
+    fresh = told(open_source(path))
+    (list_file,) = kept.iterdir()
+    list_file.write_bytes(damage(list_file.read_bytes()))
+    assert told(open_source(path)) == fresh
+
+
+def test_no_list_is_kept_where_none_can_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "LEAST", 1)
+    path = write_zip(tmp_path / "a.zip", {"0.png": png()})
+    monkeypatch.setenv(index.FOLDER, "")
+    assert len(open_source(path)) == 1
+    monkeypatch.setenv(index.FOLDER, str(path))  # a file
+    assert len(open_source(path)) == 1
+    monkeypatch.delenv(index.FOLDER)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert len(open_source(path)) == 1 and len(list((tmp_path / "cache/mlx-pixword/index").iterdir())) == 1

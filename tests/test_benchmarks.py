@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from million import KINDS, make, start
 from PIL import Image
 
 import mlx_pixword as pw
+from mlx_pixword.data.sources import open_source
 from mlx_pixword.model.network import PixWordModel
 
 ROOT = Path(__file__).parents[1]
@@ -104,3 +106,14 @@ def test_bits_of_model_histogram_and_png(small_model: Callable[..., PixWordModel
     assert measured["bits_a_plate"]["png"] < measured["bits_a_plate"]["histogram"] < 6 * 28 * 12
     (kept,) = (tmp_path / "results").iterdir()
     assert json.loads(kept.read_text()) == measured
+
+
+def test_a_million_files_in_small(tmp_path: Path) -> None:
+    """The same files as every kind, and one start over them."""
+    folders = [make(kind, tmp_path, 40) for kind in KINDS]
+    sources = [open_source(folder) for folder in folders]
+    assert [len(source) for source in sources] == [40] * 3
+    for source in sources:
+        assert [part.name[-16:] for part in source.parts(39)] == ["0000/0000039.png"]  # type: ignore[union-attr]
+    values = start(["--data", str(folders[0]), "--steps", "1", "--out", str(tmp_path / "run")], tmp_path / "index")
+    assert 0 < values["start_seconds"] < values["whole_seconds"] and 0.02 < values["start_gb"] <= values["peak_gb"] < 2

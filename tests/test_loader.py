@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -427,16 +429,83 @@ def test_files_appear_whole_even_when_threads_keep_the_same_image(tmp_path: Path
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".windows"]  # no draft is left
 
 
-def test_a_cache_that_cannot_be_written_is_named_and_leaves_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code, words", [(28, "No space left .* make room"), (30, "Read-only")])
+def test_a_full_or_closed_disk_turns_keeping_off_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, words: str
 ) -> None:
+    cache, kept = TokenCache(tmp_path, shape()), Shot(1, key="a")
+    seen(cache, kept)
+
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(cache_module.os, "replace", full)
-    with pytest.raises(PixWordError, match=r"cannot write .*windows: No space left .* make room"):
-        seen(TokenCache(tmp_path, shape()), Shot(1, key="a"))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    for number in (2, 3):
+        assert same(seen(cache, Shot(number, key=f"b{number}")), seen(None, Shot(number)))
+    monkeypatch.undo()
+    seen(cache, Shot(4, key="b4"))
+    seen(cache, kept)
+    assert kept.reads == 1  # what is there is still read
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(f"no more images are kept in .*: cannot write .*{words}", lines[0])
+
+
+def test_damaged_files_are_decoded_again(tmp_path: Path) -> None:
+    cache, shot = TokenCache(tmp_path, shape()), Shot(1, key="a")
+    fresh = seen(cache, shot)
+    (file,) = tmp_path.rglob("*.windows")
+    content = bytearray(file.read_bytes())
+    for place in (0, 5, len(content) // 2, len(content) - 1):  # checksum, size, pixels
+        content[place] ^= 4
+        file.write_bytes(content)
+        assert same(seen(cache, shot), fresh)
+    assert shot.reads == 5
+
+
+def fill(cache: TokenCache, numbers: Sequence[int]) -> list[Shot]:
+    shots = [Shot(number, key=str(number)) for number in numbers]
+    for shot in shots:
+        seen(cache, shot)
+    return shots
+
+
+def test_a_cache_keeps_within_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(TokenCache(tmp_path, shape()), [0])
+    (file,) = tmp_path.rglob("*.windows")
+    size = file.stat().st_size  # the same for every image here
+    limit = 10.5 * size / 1e9
+    cache = TokenCache(tmp_path, shape(), limit)
+    fill(cache, range(20))
+    kept = len(list(tmp_path.rglob("*.windows")))
+    assert kept == 10
+    assert capsys.readouterr().err.count("no more images are kept") == 1
+    again = fill(TokenCache(tmp_path, shape(), limit), range(20))
+    assert sum(shot.reads == 0 for shot in again) == 10  # and those that are there save their decoding
+
+
+def test_the_oldest_that_nobody_uses_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(TokenCache(tmp_path, shape()), range(10))
+    files = sorted(tmp_path.rglob("*.windows"))
+    for n, file in enumerate(files):
+        os.utime(file, (1000 + n, 1000 + n))
+    limit = 10.5 * files[0].stat().st_size / 1e9
+    cache = TokenCache(tmp_path, shape(), limit)
+    used = [number for number in range(10) if cache._path(cache._digest(str(number))) in files[:2]]
+    fill(cache, used)
+    fill(cache, [100, 101])
+    left = set(tmp_path.rglob("*.windows"))
+    assert set(files[:2]) <= left and set(files[4:]) <= left and not left & set(files[2:4])
+    assert len(left) == 10
+
+
+def test_drafts_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    for name, age in (("old", 10**6), ("new", 0)):
+        (tmp_path / "ab" / f"{name}.tmp").write_bytes(b"x")
+        os.utime(tmp_path / "ab" / f"{name}.tmp", (time.time() - age,) * 2)
+    fill(TokenCache(tmp_path, shape(), 1.0), [0])
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == ["new.tmp"]
 
 
 def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:

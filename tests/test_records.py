@@ -19,6 +19,7 @@ from source_files import (
 
 from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import base, records
+from mlx_pixword.data.base import is_captioned
 from mlx_pixword.data.sources import open_source
 
 
@@ -40,7 +41,7 @@ def test_json_lines_of_texts_and_captions(tmp_path):
     lines = [{"text": "é " + REFERENCE.format("a.png")}, {"image": "a.png", "caption": "c"}, {"text": "plain"}]
     path = write(tmp_path / "c.jsonl", "\ufeff" + "\r\n".join(map(json.dumps, lines)) + "\n")
     source = open_source(path, tmp_path / "img")
-    assert not source.captioned
+    assert [is_captioned(source, source.parts(i)) for i in range(3)] == [False, True, False]
     assert [shown(source.parts(i)) for i in range(3)] == [["é ", RED], [RED, "c"], ["plain"]]
     assert source.parts(-1) == ["plain"]
     with pytest.raises(IndexError):
@@ -122,7 +123,7 @@ def test_llava_image_that_is_missing(tmp_path):
     [
         ("[]", "chat.json holds no documents"),
         ("", "no JSON array of records: record 1"),
-        ('{"image": "a"}', "no JSON array of records"),
+        ('{"image": "a"}', "expected an array of records, COCO's .*got an object of 'image'"),
         ('[{"image": "a.png", "conver', "record 1, after byte 0, is malformed or cut short"),
         ('[{"image": "a.png"}]', "record 1: expected"),
         ('[{"image": "a.png", "conversations": [{"from": "human", "value": "x"}]}]', "record 1: expected"),
@@ -156,3 +157,121 @@ def test_a_line_that_is_too_long_is_named_and_never_held(tmp_path, monkeypatch):
     lines = ['{"text": "short"}', '{"text": "' + "long " * 100_000 + '"}']
     path = write(tmp_path / "c.jsonl", "\n".join(lines))
     refused(r"c\.jsonl, line 2: 101 bytes are too many for one document, the limit is 100; split it", open_source, path)
+
+
+# --- keys as people name them -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "record, expected",
+    [
+        ({"image": "a.png", "text": "t"}, [RED, "t"]),
+        ({"file_name": "a.png", "caption": "t", "width": 3, "url": "http://x/a.jpg"}, [RED, "t"]),
+        ({"images": ["a.png", "b.png"], "text": "t"}, [RED, BLUE, "t"]),
+        ({"images": ["a.png", "b.png"], "text": "<image> and <image>."}, [RED, " and ", BLUE, "."]),
+        ({"image": ["a.png"], "caption": "see <image> here"}, ["see ", RED, " here"]),
+        ({"image": {"path": "a.png", "bytes": None}, "text": "t"}, [RED, "t"]),
+        ({"image": "a.png", "label": 7}, [RED, "7"]),
+        ({"image": "a.png", "words": "w", "text": "t"}, [RED, "t"]),
+        ({"image": None, "text": "no image"}, ["no image"]),
+        ({"images": [], "text": "no image"}, ["no image"]),
+        ({"image": "a.png", "text": ""}, [RED]),
+        ({"image": "a.png", "file_name": "a.png", "text": "t"}, [RED, "t"]),
+    ],
+)
+def test_keys_that_are_known(tmp_path, record, expected):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png", png("blue"))
+    source = open_source(write(tmp_path / "c.jsonl", json.dumps(record)))
+    assert shown(source.parts(0)) == expected
+    assert list(source.texts()) == [part for part in expected if isinstance(part, str)]
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        (
+            {"picture": "a.png", "text": "t"},
+            "the key 'picture' looks like an image, 'a.png'; images are read from image,",
+        ),
+        ({"image": "a.png", "mask": "b.png", "text": "t"}, "the key 'mask' looks like an image"),
+        ({"url": "http://x/a.jpg", "caption": "t"}, "the key 'url' looks like an image"),
+        ({"photo": {"bytes": "x", "path": "y"}, "text": "t"}, "the key 'photo' looks like an image"),
+        ({"image": "a.png", "file_name": "b.png", "text": "t"}, "image and file_name name different images"),
+        ({"images": ["a.png", "b.png"], "text": "one <image>"}, "1 <image> marks for 2 images"),
+        ({"images": ["a.png", 3], "text": "t"}, "expected paths of images"),
+    ],
+)
+def test_keys_that_are_refused(tmp_path, record, message):
+    refused(f"c.jsonl, line 1: .*{message}", open_source, write(tmp_path / "c.jsonl", json.dumps(record)))
+
+
+def turns(*texts):
+    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+
+
+def test_conversations_with_no_image_one_and_several(tmp_path):
+    write(tmp_path / "images/a.png")
+    write(tmp_path / "images/b.png", png("blue"))
+    records = [
+        {"image": "a.png", "conversations": turns("<image>\nWhat?", "red")},
+        {"conversations": turns("hi", "hello")},
+        {"image": ["a.png", "b.png"], "conversations": turns("First <image>, then <image>?", "red and blue")},
+        {"image": "a.png", "conversations": turns("<image>\nWhat?", "red", "And?", "no more")},
+        {"images": ["b.png"], "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "blue"}]},
+        {"image": "a.png", "text": "a caption among them"},
+    ]
+    expected = [
+        [RED, "red"],
+        ["hi\nhello"],
+        ["First ", RED, ", then ", BLUE, "?\nred and blue"],
+        [RED, "\nWhat?\nred\nAnd?\nno more"],
+        [BLUE, "blue"],
+        [RED, "a caption among them"],
+    ]
+    source = open_source(write(tmp_path / "chat.json", json.dumps(records)))
+    assert [shown(source.parts(n)) for n in range(6)] == expected
+    kept = open_source(write(tmp_path / "mix.json", json.dumps(records)))  # questions matter outside LLaVA-CC3M
+    assert shown(kept.parts(0)) == [RED, "\nWhat?\nred"] and shown(kept.parts(4)) == [BLUE, "?\nblue"]
+    assert [shown(kept.parts(n)) for n in (1, 2, 3, 5)] == [expected[n] for n in (1, 2, 3, 5)]
+
+
+def test_marks_that_do_not_match_the_images(tmp_path):
+    record = {"image": ["a.png", "b.png"], "conversations": turns("<image>", "x")}
+    refused("record 1: the text has 1 <image> marks", open_source, write(tmp_path / "c.json", json.dumps([record])))
+
+
+def test_lines_of_records_under_the_name_of_json(tmp_path):
+    write(tmp_path / "a.png")
+    lines = '{"image": "a.png", "text": "one"}\n{"text": "two"}\n'
+    assert list(open_source(write(tmp_path / "c.json", lines)).texts()) == ["one", "two"]
+
+
+# --- COCO, and names with captions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["images", "val2017", "."])
+def test_coco_captions(tmp_path, place):
+    folder = tmp_path / "annotations" if place == "val2017" else tmp_path
+    root = tmp_path / place
+    for name, color in (("1.png", "red"), ("2.png", "blue"), ("3.png", "red")):
+        write(root / name, png(color))
+    value = {
+        "info": {},
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)],
+        "annotations": [{"image_id": n, "caption": text} for n, text in ((2, "blue "), (1, "red"), (2, "sea"))],
+    }
+    source = open_source(write(folder / "captions_val2017.json", json.dumps(value)))
+    documents = [shown(source.parts(n)) for n in range(len(source))]
+    assert documents == [[BLUE, "blue"], [RED, "red"], [BLUE, "sea"], [RED]]
+    assert source.captioned and list(source.texts()) == ["blue", "red", "sea"]
+    value["annotations"][0]["image_id"] = 9
+    refused("belongs to image 9", open_source, write(folder / "x.json", json.dumps(value)))
+    value["annotations"][0] = {"image_id": 1, "bbox": []}
+    refused('"image_id" and "caption"', open_source, write(folder / "x.json", json.dumps(value)))
+
+
+def test_names_with_captions(tmp_path):
+    write(tmp_path / "a.png")
+    source = open_source(write(tmp_path / "c.json", json.dumps({"a.png": "one", "b.jpg": "two"}, indent=1)))
+    assert shown(source.parts(0)) == [RED, "one"] and list(source.texts()) == ["one", "two"]

@@ -5,7 +5,7 @@ import os
 import pytest
 from source_files import RED, png, refused, shown, write, write_zip
 
-from mlx_pixword.common.errors import BadImage
+from mlx_pixword.common.errors import BadImage, PixWordError
 from mlx_pixword.data.base import Picture
 from mlx_pixword.data.pictures import FilePicture
 from mlx_pixword.data.references import image_opener, parse_references, resolve_reference
@@ -100,3 +100,75 @@ def test_an_endless_reference_is_refused_at_once(tmp_path):
     refused("8,388,608 characters is no usable path", parse_references, text, image_opener(tmp_path, False))
     archive = write_zip(tmp_path / "a.zip", {"a.png": png()})
     refused("8,388,608 characters is no usable path", parse_references, text, image_opener(archive, False))
+
+
+# --- names as people have them ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "sub\\a.png",
+        ".\\sub\\a.png",
+        "images/sub/a.png",
+        "set/images/sub/a.png",
+        "C:\\Users\\me\\set\\images\\sub\\a.png",
+        "/elsewhere/images/sub/a.png",
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_references_in_other_spellings(tmp_path, reference, kind):
+    root = tmp_path / "set/images"
+    write(root / "sub/a.png")
+    archive = write_zip(tmp_path / "images.zip", {"sub/a.png": png()})
+    assert shown([image_opener(root if kind == "folder" else archive, False)(reference)]) == [RED]
+
+
+def test_images_beside_a_list_may_lie_in_images(tmp_path):
+    write(tmp_path / "images/a.png")
+    assert shown([resolve_reference("a.png", tmp_path, False)]) == [RED]
+    archive = write_zip(tmp_path / "photos.zip", {"images/a.png": png(), "photos/b.png": png(), "c\\d.png": png()})
+    assert shown([image_opener(archive, False)(name) for name in ("a.png", "b.png", "c/d.png")]) == [RED] * 3
+
+
+@pytest.mark.parametrize(("stored", "written"), [("\xe9", "e\u0301"), ("e\u0301", "\xe9")])
+def test_accents_are_found_either_way(tmp_path, stored, written):
+    write(tmp_path / f"{stored}/{stored}.png")
+    assert shown([resolve_reference(f"{written}/{written}.png", tmp_path, False)]) == [RED]
+    archive = write_zip(tmp_path / "a.zip", {f"{stored}/{stored}.png": png()})
+    assert shown([image_opener(archive, False)(f"{written}/{written}.png")]) == [RED]
+
+
+def test_a_name_that_is_there_is_taken_as_it_is(tmp_path):
+    write(tmp_path / "images/a\\b.png")
+    write(tmp_path / "images/a/b.png", png("blue"))
+    write(tmp_path / "images/images/c.png")
+    write(tmp_path / "images/c.png", png("blue"))
+    for name in ("a\\b.png", "images/c.png"):
+        assert shown([resolve_reference(name, tmp_path / "images", False)]) == [RED]
+
+
+@pytest.mark.parametrize(
+    "reference", ["..\\a.png", "images/../../a.png", "images/link.png", "~/a.png", "x\\..\\..\\a.png"]
+)
+def test_no_spelling_leaves_the_root(tmp_path, monkeypatch, reference):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.png")
+    root = tmp_path / "images"
+    root.mkdir()
+    (root / "link.png").symlink_to(tmp_path / "a.png")
+    try:
+        picture = resolve_reference(reference, root, False)
+    except PixWordError as error:
+        assert "--allow-outside" in str(error)
+    else:
+        with pytest.raises(BadImage, match="not found"):
+            picture.rgb(8)
+    archive = write_zip(tmp_path / "i.zip", {"a.png": png(), "x/a.png": png()})
+    try:
+        picture = image_opener(archive, False)("../" + reference)
+    except PixWordError as error:
+        assert "leaves" in str(error)
+    else:
+        with pytest.raises(BadImage, match="not in the archive"):
+            picture.rgb(8)

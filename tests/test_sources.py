@@ -1,12 +1,19 @@
 """Sources: what lies at a path is recognised, read in order, or refused in one line that says what would work."""
 
+import json
 import os
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
 
 from mlx_pixword.common.errors import BadImage
-from mlx_pixword.data import sources
+from mlx_pixword.data import listing, texts
+from mlx_pixword.data.base import texts_of
+from mlx_pixword.data.listing import LEADS_OUT
+from mlx_pixword.data.skips import left_out
 from mlx_pixword.data.sources import open_source
 
 
@@ -160,7 +167,7 @@ def test_digests_tell_collections_apart_wherever_they_lie(tmp_path):
 
 
 def test_a_text_that_is_too_long_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 100)
+    monkeypatch.setattr(texts, "MAX_TEXT_BYTES", 100)
     source = open_source(write(tmp_path / "a.txt", "x" * 101))
     refused(r"a\.txt, 101 bytes are too many for one document", source.parts, 0)
     refused(r"a\.txt, 101 bytes", list, source.texts())
@@ -179,3 +186,123 @@ def test_pipes_among_texts_are_named_and_never_opened(tmp_path):
     os.mkfifo(tmp_path / "b.txt")
     source = open_source(tmp_path)
     assert list(source.texts()) == ["words"] and source.unusable == [(str(tmp_path / "b.txt"), "not a regular file")]
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def test_links_that_lead_out_are_refused_for_texts_as_for_images(tmp_path):
+    write(tmp_path / "secret.txt", "secret")
+    write(tmp_path / "other.png")
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "d" / name)
+    (tmp_path / "d/a.txt").symlink_to(tmp_path / "secret.txt")
+    (tmp_path / "d/c.png").symlink_to(tmp_path / "other.png")
+    (tmp_path / "d/d.png").symlink_to(tmp_path / "d/b.png")
+    source = open_source(tmp_path / "d")
+    assert names(source) == [str(tmp_path / "d" / name) for name in ("a.png", "b.png", "d.png")]
+    assert list(source.texts()) == []
+    assert source.unusable == [(str(tmp_path / "d" / name), LEADS_OUT) for name in ("a.txt", "c.png")]
+    assert left_out([source]) == "; left out: 1 .txt (links that lead out), 1 .png (links that lead out)"
+    assert list(open_source(tmp_path / "d", None, True).texts()) == ["secret"]
+
+
+def test_links_of_hugging_faces_cache_are_its_own(tmp_path):
+    repository = tmp_path / "hub/datasets--a--b"
+    snapshot = repository / "snapshots/abc"
+    for name, content in (("1", png()), ("2", "a caption"), ("3", '{"image": "images/a.png", "caption": "c"}')):
+        write(repository / "blobs" / name, content)
+    (snapshot / "images").mkdir(parents=True)
+    (snapshot / "images/a.png").symlink_to("../../../blobs/1")
+    (snapshot / "images/a.txt").symlink_to("../../../blobs/2")
+    (snapshot / "train.jsonl").symlink_to("../../blobs/3")
+    assert shown(open_source(snapshot / "images").parts(0)) == [RED, "a caption"]
+    assert shown(open_source(snapshot / "train.jsonl").parts(0)) == [RED, "c"]
+    write(tmp_path / "secret.png")
+    (repository / "blobs/4").symlink_to(tmp_path / "secret.png")  # a blob is no way out
+    (snapshot / "images/b.png").symlink_to("../../../blobs/4")
+    (snapshot / "images/c.png").symlink_to(tmp_path / "secret.png")
+    assert len(open_source(snapshot / "images")) == 1
+    (repository / "blobs").rename(tmp_path / "blobs")  # nor are blobs that lie elsewhere
+    (repository / "blobs").symlink_to(tmp_path / "blobs")
+    refused("holds no images", open_source, snapshot / "images")
+
+
+# --- what lies in a folder --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_shards_is_read_one_after_the_other(tmp_path):
+    write_tar(tmp_path / "1.tar", {"a.png": png(), "a.txt": b"one"})
+    write_zip(tmp_path / "2.zip", {"a.png": png("blue")})
+    write(tmp_path / "3.jsonl", '{"text": "three"}')
+    write(tmp_path / "read.me", "x")
+    source = open_source(tmp_path)
+    assert [shown(source.parts(n)) for n in range(len(source))] == [[RED, "one"], [BLUE], ["three"]]
+    assert list(source.texts()) == ["one", "three"] and source.captioned
+    assert [texts_of(source, n) for n in range(3)] == [["one"], [], ["three"]]
+    assert source.unusable == [(str(tmp_path / "read.me"), "not an image")]
+    write(tmp_path / "3.jsonl", '{"text": "four"}')
+    assert open_source(tmp_path).digest() != source.digest()
+
+
+@pytest.mark.parametrize("place", ["", "train/"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_metadata_of_hugging_faces_image_folders(tmp_path, place, kind):
+    folder = tmp_path / "d" / place
+    for name, color in (("a.png", "red"), ("b/c.png", "blue"), ("z.png", "red")):
+        write(folder / name, png(color))
+    rows = [{"file_name": "b/c.png", "text": "blue one"}, {"file_name": "a.png", "text": "red, one"}]
+    if kind == "jsonl":
+        write(folder / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    elif kind == "csv":
+        write(folder / "metadata.csv", 'file_name,text\nb/c.png,blue one\na.png,"red, one"\n')
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
+    source = open_source(tmp_path / "d")
+    documents = [shown(source.parts(n)) for n in range(len(source))]
+    assert documents == [[BLUE, "blue one"], [RED, "red, one"], [RED]]  # one has no caption, and is no less an image
+    assert source.unusable == []
+
+
+def test_metadata_that_is_malformed_is_no_reason_to_go_on_without(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "metadata.jsonl", '{"file_name": "a.png"}')
+    refused("metadata.jsonl, line 1: expected", open_source, tmp_path)
+    write(tmp_path / "metadata.jsonl", '{"file_name": "a.png", "text": "a"}').rename(tmp_path / "other.jsonl")
+    assert left_out([open_source(tmp_path)]) == "; left out: 1 .jsonl"
+
+
+def test_what_is_left_out_is_counted_by_kind(tmp_path):
+    write(tmp_path / "a.png")
+    for name in ("1.PDF", "2.pdf", "b.mov", "plain", "x.tar.gz"):
+        write(tmp_path / name, "x")
+    (tmp_path / "there").symlink_to(tmp_path)
+    source = open_source(tmp_path)
+    assert left_out([source]) == "; left out: 2 .pdf, 1 links to folders, 1 .mov, 1 without a suffix, 1 .gz"
+    assert left_out([open_source(tmp_path / "a.png")]) == ""
+    many = [(f"a.{n}x", "not an image") for n in range(12)]
+    source.unusable, source.unreadable = many, [("d", "Permission denied")]
+    assert left_out([source]).endswith(", 4 of other kinds; 1 could not be read")
+
+
+def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    write(tmp_path / "a.png")
+    write(tmp_path / "closed/b.png")
+    scan = listing.os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed/") or str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(listing.os, "scandir", scandir)
+    source = open_source(tmp_path)
+    assert len(source) == 1 and [reason for _, reason in source.unreadable] == ["Permission denied"]
+
+
+def test_home_in_paths_of_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "d/a.png")
+    write(tmp_path / "t.jsonl", '{"image": "~/d/a.png", "caption": "c"}')
+    assert shown(open_source(Path("~/d")).parts(0)) == [RED]
+    assert shown(open_source(Path("~/t.jsonl")).parts(0)) == [RED, "c"]

@@ -33,6 +33,7 @@ class DataArgs:
         None, "sentencepiece model or tokenizer.json (default: trained on the data)", metavar="FILE"
     )
     cache: Path | None = setting(None, "keep folded images here, so that later epochs do not decode", metavar="DIR")
+    cache_gb: float = setting(50.0, "largest size of --cache in GB; what is oldest and not used makes room")
     plate_colors: str = setting("schemes", "colours of the built-in plates", choices=COLORS)
     text_kinds: str = setting(",".join(TEXT_KINDS), "kinds of built-in text, with commas between", metavar="KINDS")
     text_heights: str = setting("4-32", "pixels from top to bottom of the ink of built-in text", metavar="LOW-HIGH")
@@ -63,6 +64,8 @@ class DataArgs:
                 "text_length must be at least 2 and text_curriculum not negative, "
                 f"got {self.text_length} and {self.text_curriculum}"
             )
+        if not 0 < self.cache_gb <= float("inf"):
+            raise PixWordError(f"cache_gb must be positive, got {self.cache_gb}")
         if not 0 < self.decode_seconds < float("inf"):
             raise PixWordError(f"decode_seconds must be positive, got {self.decode_seconds}")
         for name in ("max_bad", "caption_first"):

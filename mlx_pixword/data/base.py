@@ -1,7 +1,7 @@
 """What a source of documents is: the interfaces that the loader, the tests and new sources share."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -35,8 +35,10 @@ class Source(Protocol):
     Attributes:
         name: what a message calls it, usually the path given.
         endless: True if every index >= 0 is a fresh document (then ``len`` is not asked for).
-        captioned: True if a document is one image with its caption, and worthless without the image.
-        unusable: ``(name, reason)`` of files that lie in the source and are no documents.
+        captioned: True if documents of one image and one text are images with their captions, worthless without
+            the image.
+        unusable: ``(name, reason)`` of files that lie in the source and are no documents. A source may have
+            ``unreadable`` too, the same of what could not be read, which counts as bad.
     """
 
     name: str
@@ -60,6 +62,19 @@ class Source(Protocol):
         Where the source lies is no part of it, so that data may be moved. What lies inside an image is not read.
         """
         ...
+
+
+def is_captioned(source: Source, parts: Sequence[object]) -> bool:
+    """Whether a document is one image with its caption: worthless without the image, and the caption may come first."""
+    return source.captioned and len(parts) == 2 and not isinstance(parts[0], str) and isinstance(parts[1], str)
+
+
+def texts_of(source: Source, index: int) -> list[str]:
+    """The texts of one document, without opening an image."""
+    document_texts = getattr(source, "document_texts", None)  # sources need not have it
+    if document_texts is not None:
+        return list(document_texts(index))
+    return [part for part in source.parts(index) if isinstance(part, str)]
 
 
 def too_long(size: int) -> str:

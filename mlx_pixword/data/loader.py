@@ -15,7 +15,7 @@ from ..inputs.processor import tokens_of
 from ..inputs.tokenizer import Tokenizer
 from ..model.args import ModelArgs
 from ..model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document, split_document
-from .base import Picture, Source
+from .base import Picture, Source, is_captioned
 from .cache import TokenCache
 from .decoders import Decoders, decode_here
 from .pack import Row, plan_batches
@@ -127,11 +127,12 @@ class Loader:
             encoder.skips.tried()
             encoder.skips.skip(f"{source.name}, document {local}", str(error))
             return []
-        if source.captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
+        captioned = is_captioned(source, parts)
+        if captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
             parts = parts[::-1]
         pictures = [part.name for part in parts if not isinstance(part, str)]
         name = f"{source.name}, document {local}{f' ({pictures[0]})' if pictures else ''}"
-        return [replace(piece, name=name) for piece in encoder(parts, source.captioned)]
+        return [replace(piece, name=name) for piece in encoder(parts, captioned)]
 
     def _read_apart(self, index: int, first_time: bool) -> tuple[list[Document], SkipNotes]:
         """A document, and notes on its images: threads must not write them, or their timing would show."""

@@ -1,8 +1,7 @@
 """From a run's data settings to sources, held-out documents and a tokenizer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,7 @@ from .plates import PlateSource
 from .sources import open_source
 from .strings import read_words
 from .text_images import TextSource, TextStyle
-
-TOKENIZER_CHARACTERS = 20_000_000  # enough for 32,000 pieces, and little memory
-CHUNK = 1000  # characters; sentencepiece leaves out sentences above 4,192 bytes
+from .text_sample import sample_texts
 
 
 @dataclass(frozen=True)
@@ -78,27 +75,14 @@ def _text(args: DataArgs, seed: int, held_out: bool, image_size: int) -> TextSou
     return TextSource(seed, held_out, style, image_size, faces, words, unusable)
 
 
-def choose_tokenizer(args: DataArgs, sources: Sequence[Source], vocab_size: int) -> Tokenizer | None:
+def choose_tokenizer(args: DataArgs, sources: Sequence[Source], vocab_size: int, seed: int = 0) -> Tokenizer | None:
     """The tokenizer given, or one trained on the sources' text, or None where there is no text or no place for it."""
     if args.tokenizer is not None:
         return load_tokenizer(args.tokenizer)
-    chunks = islice(_chunks(sources), TOKENIZER_CHARACTERS // CHUNK)
-    first = next(chunks, None)
-    if first is None or vocab_size == len(SPECIAL_WORDS):
+    if vocab_size == len(SPECIAL_WORDS):
         return None
-    return train_tokenizer(chain([first], chunks), vocab_size)
-
-
-def has_text(sources: Sequence[Source]) -> bool:
-    """True if any document holds a text."""
-    return next(_chunks(sources), None) is not None
-
-
-def _chunks(sources: Sequence[Source]) -> Iterator[str]:
-    """All text, cut short enough for sentencepiece."""
-    for source in sources:
-        for text in source.texts():
-            yield from (text[i : i + CHUNK] for i in range(0, len(text), CHUNK) if text[i : i + CHUNK].strip())
+    texts = sample_texts(sources, seed)
+    return train_tokenizer(texts, vocab_size) if texts else None
 
 
 def data_notes(sources: Sequence[Source]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from ..common.errors import BadImage
 from ..pixels.images import Decoded, decode
 from .archives import Archive
+from .names import cache_key
 
 
 class FilePicture:
@@ -16,7 +17,7 @@ class FilePicture:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self.cache_key = _cache_key(path)
+        self.cache_key = cache_key(path)
 
     def rgb(self, image_size: int) -> np.ndarray:
         """See ``Picture.rgb``; a missing file is a ``BadImage`` too."""
@@ -34,7 +35,7 @@ class ArchivePicture:
         self.archive = archive
         self.member = member
         self.name = f"{archive.path}:{member}"
-        self.cache_key = _cache_key(archive.path, member)
+        self.cache_key = cache_key(archive.path, member)
 
     def rgb(self, image_size: int) -> np.ndarray:
         """See ``Picture.rgb``; a missing, encrypted or damaged member is a ``BadImage`` too."""
@@ -54,12 +55,3 @@ def decode_encoded(content: Path | bytes, image_size: int) -> Decoded:
         raise BadImage("file not found") from None
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror or error}") from None
-
-
-def _cache_key(path: Path, *member: str) -> str | None:
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):  # ValueError: a name that no file can have
-        return None
-    # repr, because a path may hold any separator, and bytes that are not UTF-8
-    return repr((str(path.absolute()), *member, stat.st_size, stat.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Documents kept as JSON records: ``.jsonl`` and LLaVA's JSON array. Records are found by offset, never all held."""
+"""Documents kept as records: lines of JSON, LLaVA's JSON array, rows of a table. Found by offset, never all held."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ import numpy as np
 
 from ..common.errors import PixWordError
 from .base import MAX_TEXT_BYTES, Picture, too_long
-from .references import parse_references
 
 Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
 ToParts = Callable[[dict[str, Any], Callable[[str], Any]], list[Any]]
@@ -31,8 +30,9 @@ class RecordFile:
     Args:
         path: the file.
         resolve: makes pictures of image references.
-        scan: finds the records: ``scan_lines`` or ``scan_array``.
-        to_parts: makes a document of a record: ``caption_parts`` or ``llava_parts``.
+        scan: finds the records: ``scan_lines``, ``scan_array`` or a table's.
+        to_parts: makes a document of a record: ``caption_parts`` or ``array_parts``.
+        parse: makes a record of its bytes; by default JSON's.
 
     Raises:
         PixWordError: no record, or a malformed one; file and record are named.
@@ -40,12 +40,19 @@ class RecordFile:
 
     endless = False
 
-    def __init__(self, path: Path, resolve: Callable[[str], Picture], scan: Scan, to_parts: ToParts) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resolve: Callable[[str], Picture],
+        scan: Scan,
+        to_parts: ToParts,
+        parse: Callable[[bytes], dict[str, Any]] | None = None,
+    ) -> None:
         self.name = str(path)
-        self.captioned = True  # until a record without an image is found
+        self.captioned = False  # until an image with a caption is found
         self.unusable: list[tuple[str, str]] = []
-        self._path, self._resolve, self._to_parts = path, resolve, to_parts
-        self._unit = "line" if scan is scan_lines else "record"
+        self._path, self._resolve, self._to_parts, self._parse_raw = path, resolve, to_parts, parse or parse_json
+        self._unit = "record" if scan is scan_array else "line"
         self._digest = hashlib.sha256()
         self._spans = self._index(scan)  # int64 [documents, 3]: first byte, end, number
 
@@ -56,10 +63,22 @@ class RecordFile:
         """See ``Source.parts``; a reference that leaves the folder of images raises ``PixWordError``."""
         return self._read(index, self._resolve)
 
+    def document_texts(self, index: int) -> list[str]:
+        """The texts of one document, without opening an image."""
+        return [part for part in self._read(index, _no_picture) if part is not None]
+
     def texts(self) -> Iterator[str]:
         """See ``Source.texts``."""
         for index in range(len(self)):
-            yield from (part for part in self._read(index, _no_picture) if part is not None)
+            yield from self.document_texts(index)
+
+    def references(self) -> Iterator[str]:
+        """All references to images, as they are written."""
+        found: list[str] = []
+        for index in range(len(self)):
+            self._read(index, found.append)
+            yield from found
+            found.clear()
 
     def digest(self) -> str:
         """See ``Source.digest``: every record's bytes."""
@@ -71,8 +90,8 @@ class RecordFile:
             with self._path.open("rb") as file:
                 for start, end, number, raw in scan(file):
                     record = self._parse(raw, number)
-                    self._convert(record, number, _no_picture)
-                    self.captioned &= "image" in record
+                    parts = self._convert(record, number, _no_picture)
+                    self.captioned |= len(parts) == 2 and parts[0] is None and parts[1] is not None
                     spans.extend((start, end, number))
                     self._digest.update(raw)
         except BrokenArray as error:
@@ -94,21 +113,10 @@ class RecordFile:
         return self._convert(self._parse(raw, number), number, resolve)
 
     def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
-        if len(raw) > MAX_TEXT_BYTES:
-            raise self._error(number, too_long(len(raw)))
         try:
-            record = json.loads(raw.decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            raise self._error(number, "not valid UTF-8; save the file as UTF-8") from None
-        except json.JSONDecodeError as error:
-            raise self._error(number, f"not valid JSON, {error.msg} at character {error.pos}") from None
-        except RecursionError:
-            raise self._error(number, "JSON nested too deeply for a document") from None
-        except ValueError:  # Python reads no integer of more than 4,300 digits
-            raise self._error(number, "a number in the JSON is too long for a document") from None
-        if not isinstance(record, dict):
-            raise self._error(number, f"expected a JSON object, got {raw[:40]!r}")
-        return record
+            return self._parse_raw(raw)
+        except PixWordError as error:
+            raise self._error(number, str(error)) from None
 
     def _convert(self, record: dict[str, Any], number: int, resolve: Callable[[str], Any]) -> list[Any]:
         try:
@@ -120,24 +128,23 @@ class RecordFile:
         return PixWordError(f"{self._path}, {self._unit} {number}: {problem}")
 
 
-def caption_parts(record: dict[str, Any], resolve: Callable[[str], Any]) -> list[Any]:
-    """``{"text": ...}`` with references, or ``{"image": ..., "caption": ...}``, as a document."""
-    image, caption, text = (record.get(key) for key in ("image", "caption", "text"))
-    if isinstance(image, str) and isinstance(caption, str) and "text" not in record:
-        return [resolve(image), caption]
-    if isinstance(text, str) and "image" not in record:
-        return parse_references(text, resolve)
-    raise PixWordError(f'expected {{"text": ...}} or {{"image": ..., "caption": ...}} of strings, got {_shape(record)}')
-
-
-def llava_parts(record: dict[str, Any], resolve: Callable[[str], Any]) -> list[Any]:
-    """A record of LLaVA's ``chat.json`` as a document: the image, then what ``gpt`` says of it."""
-    image, turns = record.get("image"), record.get("conversations")
-    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    answers = [turn.get("value") for turn in turns if turn.get("from") == "gpt"]
-    if not isinstance(image, str) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise PixWordError(f'expected "image" and "conversations" with a "gpt" value, got {_shape(record)}')
-    return [resolve(image), " ".join(answers)]
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """A record of JSON; raises `PixWordError` without its place."""
+    if len(raw) > MAX_TEXT_BYTES:
+        raise PixWordError(too_long(len(raw)))
+    try:
+        record = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise PixWordError("not valid UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise PixWordError(f"not valid JSON, {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise PixWordError("JSON nested too deeply for a document") from None
+    except ValueError:  # Python reads no integer of more than 4,300 digits
+        raise PixWordError("a number in the JSON is too long for a document") from None
+    if not isinstance(record, dict):
+        raise PixWordError(f"expected a JSON object, got {raw[:40]!r}")
+    return record
 
 
 def scan_lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
@@ -184,8 +191,3 @@ def _element(text: str, place: int, separator: re.Pattern[str]) -> tuple[int, in
 
 def _no_picture(_reference: str) -> None:
     """Stands in for an image where only texts are wanted."""
-
-
-def _shape(record: dict[str, Any]) -> str:
-    """A record's keys and types of value, shortened."""
-    return "{" + ", ".join(f"{key!r}: {type(value).__name__}" for key, value in record.items())[:100] + "}"

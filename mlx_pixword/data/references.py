@@ -1,6 +1,5 @@
 """Image references in UPW text: ``<|image|>path<|/image|>``."""
 
-import os
 import posixpath
 import re
 from collections.abc import Callable
@@ -12,11 +11,11 @@ from ..common.errors import PixWordError
 from ..common.settings import shown
 from .archives import Archive, is_archive, open_archive
 from .base import Picture
+from .names import checked, find_file, spellings
 from .pictures import ArchivePicture, FilePicture
 
 IMAGE_START = "<|image|>"
 IMAGE_END = "<|/image|>"
-MAX_REFERENCE = 4096  # characters, the longest path on Linux; macOS takes fewer
 _MARK = re.compile(r"<\|/?image\|>")
 
 T = TypeVar("T")
@@ -54,24 +53,8 @@ def parse_references(text: str, resolve: Callable[[str], T]) -> list[str | T]:
 
 
 def resolve_reference(reference: str, root: Path, allow_outside: bool) -> FilePicture:
-    """The file that a reference names.
-
-    Args:
-        reference: a path, absolute or relative to ``root``.
-        root: the folder that references may not leave: by ``..``, by an absolute path, or through a symbolic link.
-        allow_outside: lets them leave it.
-
-    Raises:
-        PixWordError: the reference leaves the root, or is no path.
-    """
-    path = root / _checked(reference)
-    try:
-        inside = allow_outside or path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # such as a loop of links
-        raise PixWordError(f"image reference {shown(reference)} is no usable path: {error}") from None
-    if not inside:
-        raise PixWordError(f"image reference {shown(reference)} leaves {root}; pass --allow-outside if you trust it")
-    return FilePicture(path)
+    """The file that a reference names; see `find_file`."""
+    return FilePicture(find_file(reference, root, allow_outside))
 
 
 def image_opener(root: Path, allow_outside: bool) -> Callable[[str], Picture]:
@@ -88,25 +71,15 @@ def image_opener(root: Path, allow_outside: bool) -> Callable[[str], Picture]:
 
 
 def _resolve_member(reference: str, archive: Archive) -> ArchivePicture:
-    member = posixpath.normpath(_checked(reference))
-    if member.startswith("/") or member.split("/")[0] == "..":
+    member, stem = posixpath.normpath(checked(reference)), archive.path.stem
+    leaves = member.startswith("/") or member.split("/")[0] == ".."
+    meant = [name for name in spellings(reference, stem) if not leaves or name != reference]
+    for name in (*meant, *([] if leaves else [f"{stem}/{member}"])):  # images.zip is often the packed folder images/
+        if (found := archive.find(posixpath.normpath(name))) is not None:
+            return ArchivePicture(archive, found)
+    if leaves:
         raise PixWordError(f"image reference {shown(reference)} leaves {archive.path}; name a member of the archive")
-    in_folder = f"{archive.path.stem}/{member}"  # images.zip is often the packed folder images/
-    return ArchivePicture(archive, in_folder if member not in archive and in_folder in archive else member)
-
-
-def _checked(reference: str) -> str:
-    """The reference, if any file can have that name."""
-    if len(reference) > MAX_REFERENCE:
-        raise PixWordError(f"image reference {shown(reference)} of {len(reference):,} characters is no usable path")
-    try:
-        if b"\0" not in os.fsencode(reference):
-            return reference
-    except UnicodeEncodeError:  # a lone surrogate
-        pass
-    raise PixWordError(
-        f"image reference {shown(reference)} is no usable path: it holds characters that no name can have"
-    )
+    return ArchivePicture(archive, member)
 
 
 def _resolve(text: str, start: int, end: int, resolve: Callable[[str], T]) -> T:

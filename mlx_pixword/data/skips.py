@@ -1,13 +1,20 @@
 """Files that are left out: named once with the reason, and counted."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 
 from ..common.errors import PixWordError
 from ..common.files import append_text, replace_file
 from ..common.settings import named
+from .base import Source
+from .captions import FURTHER
+from .listing import LEADS_OUT, LINKED_FOLDER
+from .tar_scan import JOINED
+
+MOST_KINDS = 8  # of files that are left out, in a message
 
 
 class SkipLog:
@@ -48,6 +55,12 @@ class SkipLog:
         """Name any number of files, with reasons, that are no documents; a million take a second or two."""
         with self._lock:
             self._write(files, False)
+
+    def unreadable(self, source: Source) -> None:
+        """Count what a source could not read, such as a damaged part of an archive, as bad."""
+        for name, reason in getattr(source, "unreadable", []):
+            self.tried()
+            self.skip(name, reason)
 
     def _write(self, files: Iterable[tuple[str, str]], bad: bool) -> None:
         if self._path is not None:
@@ -90,6 +103,28 @@ class SkipLog:
             bad = [(name, reason) for name, reason in self._bad.items() if reason][:1]
         where = f"; all are named in {self._path}" if self._path else ""
         return "".join(f": the first is {named(name)}: {reason}{where}" for name, reason in bad)
+
+
+def left_out(sources: Iterable[Source]) -> str:
+    """What lies in sources and is not used, by kind: ``; left out: 12 .txt, 9 .pdf``; nothing where all is used."""
+    kinds = Counter(_kind(name, reason) for source in sources for name, reason in source.unusable)
+    lost = sum(len(getattr(source, "unreadable", [])) for source in sources)
+    parts = [f"{count:,} {kind}" for kind, count in kinds.most_common(MOST_KINDS)]
+    if len(kinds) > MOST_KINDS:
+        parts.append(f"{sum(count for _, count in kinds.most_common()[MOST_KINDS:]):,} of other kinds")
+    text = f"; left out: {', '.join(parts)}" if parts else ""
+    return text + (f"; {lost:,} could not be read" if lost else "")
+
+
+def _kind(name: str, reason: str) -> str:
+    """The suffix of a file, or what else it is."""
+    suffixes = PurePosixPath(name.replace(":", "/")).suffixes[-2:]
+    several = len(suffixes) == 2 and reason == FURTHER
+    suffix = "".join(suffixes if several else suffixes[-1:]).lower() or "without a suffix"
+    suffix = suffix if len(suffix) <= 20 and suffix.isprintable() else "of an odd name"
+    if reason in (LINKED_FOLDER, LEADS_OUT):
+        return "links to folders" if reason == LINKED_FOLDER else f"{suffix} (links that lead out)"
+    return "joined archives, read too" if reason == JOINED else suffix
 
 
 class SkipNotes(SkipLog):

@@ -1,231 +1,222 @@
-"""Sources of documents on disk: what lies at a path is recognised, listed once and read by index."""
+"""Sources of documents on disk: what lies at a path is recognised by its name or content, and opened."""
 
-import os
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from ..common.errors import PixWordError
+from ..common.files import expand
 from ..common.settings import named
-from ..pixels.formats import IMAGE_SUFFIXES
-from .archives import is_archive, is_hidden, open_archive
-from .base import MAX_TEXT_BYTES, Picture, Source, digest_of, too_long
+from ..pixels.formats import is_image_name
+from .archives import is_archive, open_archive
+from .base import MAX_TEXT_BYTES, Source
+from .captions import NOT_AN_IMAGE, pair, read_caption
+from .chain import Chain
+from .coco import MAX_BYTES, CaptionObject
+from .listing import Listing, list_folder
+from .names import find_file, normal
+from .parquet import ParquetFile
 from .pictures import ArchivePicture, FilePicture
-from .records import RecordFile, caption_parts, llava_parts, scan_array, scan_lines
-from .references import IMAGE_START, image_opener, parse_references, resolve_reference
-from .text_file import SUFFIX as TEXT_SUFFIX
-from .text_file import TextFile
+from .record_parts import array_parts, caption_parts
+from .records import RecordFile, parse_json, scan_array, scan_lines
+from .references import image_opener
+from .tables import Table
+from .texts import Images, TextFiles, has_marks, text_opener
 
 _USABLE = (
-    "a folder of images or of .txt files, a .jsonl, a .zip or .tar of images, LLaVA's chat.json, .pwtext, or an image"
+    "a folder of images or of .txt files, an image, .jsonl, .json, .csv, .tsv or .parquet of images with texts, or a "
+    ".zip or .tar of images"
 )
 _LLAVA_FILE = "chat.json"
-_UNUSABLE = "not an image"
-
-T = TypeVar("T")
-Listing = tuple[list[str], list[tuple[str, str]]]  # paths relative to the folder, sorted; what is unusable, and why
+_RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_BESIDE = ("metadata", "captions", "labels")  # names of records that belong to the images they lie beside
+_LOOKED_AT = 1000  # texts that are searched for references
 
 
 def open_source(path: Path, images: Path | None = None, allow_outside: bool = False) -> Source:
     """Recognise what lies at a path, and open it.
 
     Args:
-        path: a folder of images or of UPW text files (``.txt``), a ``.jsonl`` of ``{"text"}`` or ``{"image",
-            "caption"}``, a ``.zip`` or ``.tar`` of images, LLaVA's ``chat.json`` or its folder, a
-            ``.pwtext``, a text, or an image.
+        path: a folder of images, with captions beside them or in ``metadata.jsonl``, ``.csv`` or ``.parquet``; a folder
+            of UPW text files (``.txt``), or of archives or records; ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` of
+            images and texts; ``.json`` of LLaVA's or COCO's; a ``.zip`` or ``.tar`` of images; a text, or an image.
         images: the folder or archive that image references are relative to; by default where the texts lie.
-        allow_outside: lets references leave that folder.
+        allow_outside: lets references and links leave that folder.
 
     Raises:
         PixWordError: nothing there, nothing usable in it, or a malformed file.
     """
+    path, images = expand(path), None if images is None else expand(images)
     suffix = path.suffix.lower()
     if path.is_dir():
         return _open_folder(path, images, allow_outside)
     if not path.is_file():
         raise PixWordError(f"no file or folder {path}; give {_USABLE}")
-    if suffix == ".jsonl":
-        return RecordFile(path, image_opener(images or path.parent, allow_outside), scan_lines, caption_parts)
+    if suffix in _RECORDS:
+        return _open_records(path, images, allow_outside)
     if suffix == ".json":
-        opener = image_opener(images or _llava_images(path.parent), allow_outside)
-        return RecordFile(path, opener, scan_array, llava_parts)
+        return _open_json(path, images, allow_outside)
     if is_archive(path):
         return _open_archive(path)
-    if suffix == TEXT_SUFFIX:
-        return TextFile(path)
     if suffix == ".txt":
-        return TextFiles(str(path), [path], _text_opener(images, allow_outside), [])
-    if suffix in IMAGE_SUFFIXES:
-        return Images(str(path), [path.name], lambda _: FilePicture(path), [])
+        return TextFiles(str(path), [path], text_opener(images, allow_outside), [])
+    if is_image_name(path.name):
+        return Images(str(path), pair([path.name], lambda _: b""), lambda _: FilePicture(path))
     raise PixWordError(f"{path} is of an unknown kind ({suffix or 'no suffix'}); give {_USABLE}")
 
 
-class Images:
-    """A source of images without text: one picture a document.
-
-    Args:
-        name: what messages call the source.
-        members: what ``to_picture`` makes pictures of, one a document.
-        unusable: see ``Source``.
-    """
-
-    endless = False
-    captioned = False
-
-    def __init__(
-        self,
-        name: str,
-        members: list[str],
-        to_picture: Callable[[str], Picture],
-        unusable: list[tuple[str, str]],
-    ) -> None:
-        if not members:
-            raise PixWordError(f"{name} holds no images{_examples(unusable)}; give {_USABLE}")
-        self.name, self.unusable = name, unusable
-        self._members, self._to_picture = members, to_picture
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def parts(self, index: int) -> list[str | Picture]:
-        """See ``Source.parts``."""
-        return [self._to_picture(self._members[index])]
-
-    def texts(self) -> Iterator[str]:
-        """See ``Source.texts``: there are none."""
-        return iter(())
-
-    def digest(self) -> str:
-        """See ``Source.digest``: the members' names."""
-        return digest_of(self._members)
+def _open_records(path: Path, images: Path | None, allow_outside: bool) -> RecordFile | ParquetFile:
+    resolve, suffix = image_opener(images or path.parent, allow_outside), path.suffix.lower()
+    if suffix == ".parquet":
+        return ParquetFile(path, resolve)
+    if suffix in (".csv", ".tsv"):
+        table = Table(path)
+        return RecordFile(path, resolve, table.scan, caption_parts, table.parse)
+    return RecordFile(path, resolve, scan_lines, caption_parts)
 
 
-class TextFiles:
-    """A source of UPW text files: one file a document.
+def _open_json(path: Path, images: Path | None, allow_outside: bool) -> Source:
+    """An array of records, an object of captions, or lines of records that have this suffix by mistake."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(MAX_TEXT_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+            lines = _is_record(first)
+            content = first + file.read(MAX_BYTES) if first.startswith(b"{") and not lines else b""
+    except OSError as error:
+        raise PixWordError(f"{path} cannot be read: {error.strerror or error}") from None
+    resolve = image_opener(images or _image_folder(path), allow_outside)
+    if lines:
+        return RecordFile(path, resolve, scan_lines, array_parts)
+    if not content:
+        to_parts = partial(array_parts, captions=path.name == _LLAVA_FILE)
+        return RecordFile(path, resolve, scan_array, to_parts)
+    if len(content) > MAX_BYTES:
+        raise PixWordError(f"{path} has more than {MAX_BYTES:,} bytes; make it .jsonl, a record a line")
+    return CaptionObject(path, content, resolve)
 
-    Args:
-        name: what messages call the source.
-        paths: the files.
-        opener: gives, for a text file, what makes pictures of its references.
-        unusable: see ``Source``.
-    """
 
-    endless = False
-    captioned = False
+def _is_record(line: bytes) -> bool:
+    """Whether the first line of a file is a whole record, with a key of its own for text or images."""
+    try:
+        return bool({"text", "caption", "conversations", "messages"} & parse_json(line).keys())
+    except PixWordError:
+        return False
 
-    def __init__(
-        self,
-        name: str,
-        paths: list[Path],
-        opener: Callable[[Path], Callable[[str], Picture]],
-        unusable: list[tuple[str, str]],
-    ) -> None:
-        self.name, self.unusable = name, unusable
-        self._paths, self._opener = paths, opener
 
-    def __len__(self) -> int:
-        return len(self._paths)
+def _image_folder(path: Path) -> Path:
+    """Where the images of a ``.json`` lie: images.zip, images/, the folder of COCO's split, or beside it."""
+    folder, split = path.parent, path.stem.removeprefix("captions_")
+    places = (folder / "images.zip", folder / "images", *([folder.parent / split] if split != path.stem else []))
+    return next((place for place in places if place.exists()), folder)
 
-    def parts(self, index: int) -> list[str | Picture]:
-        """See ``Source.parts``; malformed text or references raise ``PixWordError``, the file and line named."""
-        path = self._paths[index]
-        return _parse_file(path, self._opener(path))
 
-    def texts(self) -> Iterator[str]:
-        """See ``Source.texts``."""
-        for path in self._paths:
-            yield from (part for part in _parse_file(path, lambda _: None) if part is not None)
-
-    def digest(self) -> str:
-        """See ``Source.digest``: the files' names and sizes."""
-        return digest_of((os.path.relpath(path, self.name), _size(path)) for path in self._paths)
+def _open_archive(path: Path) -> Images:
+    archive = open_archive(path)
+    samples = pair(archive.members, archive.read, by_key=path.suffix.lower() == ".tar")
+    foreign = [(f"{path}:{name}", reason) for name, reason in samples.unusable]
+    samples.unusable = archive.unusable + foreign
+    if not samples.images:
+        raise PixWordError(f"{path} holds no images{_examples(samples.unusable + archive.unreadable)}; give {_USABLE}")
+    return Images(
+        str(path), samples, partial(ArchivePicture, archive), archive.read, archive.size, archive.unreadable
+    )  # fmt: skip
 
 
 def _open_folder(path: Path, images: Path | None, allow_outside: bool) -> Source:
     if (path / _LLAVA_FILE).is_file():
         return open_source(path / _LLAVA_FILE, images, allow_outside)
-    files, unusable = _list_folder(path)
-    texts = [path / file for file in files if file.lower().endswith(".txt")]
-    unusable += [(str(text), "not a regular file") for text in texts if not text.is_file()]  # a pipe never ends
-    texts = [text for text in texts if text.is_file()]
-    pictures = [file for file in files if _is_image(file)]
-    foreign = [file for file in files if not _is_image(file)]
-    if texts and (images or not pictures or any(map(_has_marks, texts))):  # then pictures are what texts refer to
-        unusable += [(str(path / f), "neither text nor image") for f in foreign if not f.lower().endswith(".txt")]
-        return TextFiles(str(path), texts, _text_opener(images, allow_outside), unusable)
-    unusable += [(str(path / file), _UNUSABLE) for file in foreign]
-    return Images(str(path), pictures, lambda file: FilePicture(path / file), unusable)
+    listing = list_folder(path, allow_outside)
+    texts = [file for file in listing.files if file.lower().endswith(".txt")]
+    if texts:
+        pipes = {text for text in texts if not (path / text).is_file()}  # a pipe never ends
+        listing.unusable += [(str(path / text), "not a regular file") for text in sorted(pipes)]
+        listing.files = [file for file in listing.files if file not in pipes] if pipes else listing.files
+        texts = [text for text in texts if text not in pipes]
+    if texts and _are_documents(path, texts, listing.files, images):
+        return _open_texts(path, texts, images, allow_outside, listing)
+    pictures = any(map(is_image_name, listing.files))
+    if not pictures and (shards := [f for f in listing.files if is_archive(Path(f)) or f.lower().endswith(_RECORDS)]):
+        return _open_shards(path, shards, images, allow_outside, listing)
+    return _open_images(path, allow_outside, listing)
 
 
-def _open_archive(path: Path) -> Images:
-    archive = open_archive(path)
-    pictures = [member for member in archive.members if _is_image(member)]
-    foreign = [(f"{path}:{member}", _UNUSABLE) for member in archive.members if not _is_image(member)]
-    unusable = archive.unusable + foreign
-    return Images(str(path), pictures, partial(ArchivePicture, archive), unusable)
+def _are_documents(path: Path, texts: list[str], files: list[str], images: Path | None) -> bool:
+    """Whether texts are documents that refer to images, and not captions beside them."""
+    stems = {normal(file[: file.rfind(".")]) for file in files if is_image_name(file)}
+    if images or not stems:
+        return True
+    alone = [text for text in texts if normal(text[: text.rfind(".")]) not in stems]
+    beside = [text for text in texts if normal(text[: text.rfind(".")]) in stems]
+    return any(has_marks(path / text) for text in (*alone[:_LOOKED_AT], *beside[:_LOOKED_AT]))
 
 
-def _list_folder(root: Path) -> Listing:
-    """All files below a folder but hidden ones. Linked folders are not entered: they could lead in circles."""
-    files: list[str] = []
-    unusable: list[tuple[str, str]] = []
-
-    def unreadable(error: OSError) -> None:
-        unusable.append((str(error.filename), error.strerror or "cannot be read"))
-
-    for folder, subfolders, names in os.walk(root, onerror=unreadable):
-        here = Path(folder)
-        prefix = "" if here == root else here.relative_to(root).as_posix() + "/"
-        links = [name for name in subfolders if (here / name).is_symlink() and not is_hidden(name)]
-        unusable += [(str(here / name), "a link to a folder, give that folder itself") for name in links]
-        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
-        files += [prefix + name for name in names if not is_hidden(name)]
-    return sorted(files), sorted(unusable)
+def _open_texts(path: Path, texts: list[str], images: Path | None, allow_outside: bool, listing: Listing) -> TextFiles:
+    foreign = [file for file in listing.files if not is_image_name(file) and not file.lower().endswith(".txt")]
+    unusable = listing.unusable + [(str(path / file), "neither text nor image") for file in foreign]
+    opener = text_opener(images, allow_outside)
+    return TextFiles(str(path), [path / text for text in texts], opener, unusable, listing.unreadable)
 
 
-def _is_image(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
+def _open_shards(path: Path, shards: list[str], images: Path | None, allow_outside: bool, listing: Listing) -> Chain:
+    sources = [open_source(path / shard, images, allow_outside) for shard in shards]
+    foreign = [(str(path / file), NOT_AN_IMAGE) for file in sorted(set(listing.files) - set(shards))]
+    return Chain(str(path), sources, listing.unusable + foreign, listing.unreadable)
 
 
-def _llava_images(folder: Path) -> Path:
-    """Where the images of a ``chat.json`` lie: images.zip, images/, or beside it."""
-    return next((place for place in (folder / "images.zip", folder / "images") if place.exists()), folder)
+def _open_images(path: Path, allow_outside: bool, listing: Listing) -> Source:
+    """Images, with captions from records that lie in the folder, and beside the images that those do not name."""
+    records, left = _open_beside(path, listing.files, allow_outside)
+    samples = pair(left, lambda name: read_caption(path / name))
+    samples.unusable = listing.unusable + [(str(path / name), reason) for name, reason in samples.unusable]
+    if not samples.images and not records:
+        raise PixWordError(f"{path} holds no images{_examples(samples.unusable)}; give {_USABLE}")
+    rest = Images(
+        str(path), samples, lambda file: FilePicture(path / file), lambda name: read_caption(path / name),
+        lambda name: (path / name).stat().st_size, listing.unreadable,
+    )  # fmt: skip
+    if not records:
+        return rest
+    if not samples.images:
+        return Chain(str(path), records, samples.unusable, listing.unreadable)
+    return Chain(str(path), [*records, rest])
 
 
-def _text_opener(images: Path | None, allow_outside: bool) -> Callable[[Path], Callable[[str], Picture]]:
-    if images is None:
-        return lambda text: partial(resolve_reference, root=text.parent, allow_outside=allow_outside)
-    opener = image_opener(images, allow_outside)
-    return lambda _: opener
+def _open_beside(path: Path, files: list[str], allow_outside: bool) -> tuple[list[Source], list[str]]:
+    """Records that name images of the folder, and all files that they leave over."""
+    names = [f for f in files if f.lower().endswith(_RECORDS) and Path(f).stem.lower() in _BESIDE]
+    if not names:
+        return [], files
+    spelled = {normal(file): file for file in files}
+    sources, used = list[Source](), set[str]()
+    for name in names:
+        try:
+            source = _open_records(path / name, None, allow_outside)
+        except PixWordError:
+            if Path(name).stem.lower() == "metadata":
+                raise
+            continue  # a table of another kind, which is named with the files that are left out
+        there = _named_images(source, path, Path(name).parent, spelled, allow_outside)
+        if there or isinstance(source, ParquetFile):
+            sources.append(source)
+            used |= there | {name}
+    return sources, [file for file in files if file not in used]
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # a text that cannot be read is reported when its turn comes
-
-
-def _has_marks(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return IMAGE_START.encode() in file.read(MAX_TEXT_BYTES)
-    except OSError:
-        return False  # a text that cannot be read is reported when its turn comes
-
-
-def _parse_file(path: Path, resolve: Callable[[str], T]) -> list[str | T]:
-    try:
-        if (size := path.stat().st_size) > MAX_TEXT_BYTES:
-            raise PixWordError(too_long(size))
-        return parse_references(path.read_text(encoding="utf-8-sig"), resolve)
-    except UnicodeDecodeError as error:
-        raise PixWordError(f"{path} is not valid UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except OSError as error:
-        raise PixWordError(f"{path} cannot be read: {error.strerror or error}; check the file") from None
-    except PixWordError as error:
-        raise PixWordError(f"{path}, {error}") from None
+def _named_images(
+    source: RecordFile | ParquetFile, root: Path, folder: Path, spelled: dict[str, str], allow_outside: bool
+) -> set[str]:
+    """Files of the folder that records name."""
+    found = set[str]()
+    for reference in source.references():
+        name = spelled.get(normal((folder / reference).as_posix()))
+        if name is None:
+            try:
+                place = find_file(reference, root / folder, allow_outside)
+            except PixWordError:
+                continue  # it is reported when its turn comes
+            name = spelled.get(normal(place.relative_to(root).as_posix())) if place.is_relative_to(root) else None
+        if name is not None:
+            found.add(name)
+    return found
 
 
 def _examples(unusable: list[tuple[str, str]]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ..common.errors import PixWordError
-from ..data.base import Source
+from ..data.base import Source, is_captioned
 from ..data.loader import Encoder
 from ..data.skips import SkipLog
 from ..inference.likelihood import score_document
@@ -40,6 +40,8 @@ def measure(
     """
     nats, pixels = 0.0, 0
     skips, meter, count, pairs = SkipLog(), LossMeter(model, batch_tokens), 0, list[tuple[Reading, str]]()
+    for source in sources:
+        skips.unreadable(source)
     for documents in chunks(sources, Encoder(processor.args, processor.tokenizer, skips), limit):
         count += len(documents)
         meter.add(documents)
@@ -75,7 +77,8 @@ def chunks(sources: Sequence[Source], encoder: Encoder, limit: int) -> Iterator[
     for n, (source, index) in enumerate(places):
         if limit and n == limit:
             break
-        chunk += encoder(source.parts(index), source.captioned)
+        parts = source.parts(index)
+        chunk += encoder(parts, is_captioned(source, parts))
         if len(chunk) >= CHUNK:
             yield chunk
             chunk = []

@@ -24,7 +24,7 @@ _FIXED = (
 _FREE = ("out", "resume", "data", "images", "allow_outside", "tokenizer", "cache", "text_words", "fonts", "threads",
          "streams", "zero_init",
          "log_every", "eval_every", "save_every", "sample_images", "draw_images", "report_to", "max_bad",
-         "keep", "keep_best", "max_nonfinite", "free_memory_gb",
+         "keep", "keep_best", "cache_gb", "max_nonfinite", "free_memory_gb",
          "decode_seconds", "rank_timeout", "init", "patience")  # fmt: skip
 _SHOWN = 4  # differences in a message
 

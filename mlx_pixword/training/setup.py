@@ -21,8 +21,9 @@ from ..config.train import TrainArgs
 from ..data.cache import TokenCache
 from ..data.decoders import Decoders
 from ..data.loader import Encoder, Loader
-from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, has_text, open_split
-from ..data.skips import SkipLog
+from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, open_split
+from ..data.skips import SkipLog, left_out
+from ..data.text_sample import has_text
 from ..evaluation.readings import heldout_documents
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from ..model.args import ModelArgs
@@ -102,7 +103,7 @@ def _tokenizer(config: RunConfig, split: Split, checkpoint: Checkpoint | None) -
         names = ("tokenizer.model", "tokenizer.json")
         saved = [config.train.out / name for name in names if (config.train.out / name).exists()]
         config = replace(config, data=replace(config.data, tokenizer=saved[0])) if saved else config
-    tokenizer = choose_tokenizer(config.data, split.train, config.model.vocab_size)
+    tokenizer = choose_tokenizer(config.data, split.train, config.model.vocab_size, config.train.seed)
     if tokenizer is None and has_text(split.train):
         notice("vocab_size 6 leaves no room for words: the texts are dropped and the run is on images alone")
     return tokenizer
@@ -146,7 +147,7 @@ def _build(
     if ranks.first:
         keep_metrics(folder, progress.step)
     skips = SkipLog(folder / "skipped.jsonl", progress.skipped_bytes) if ranks.first else SkipLog()
-    cache = TokenCache(config.data.cache, args) if config.data.cache else None
+    cache = TokenCache(config.data.cache, args, config.data.cache_gb) if config.data.cache else None
     encoder = Encoder(args, tokenizer, skips, cache, decoders)
     loader = _loader(config, encoder, split.train, split.train_indices, config.data.caption_first)
     heldout_loader = _loader(config, encoder, split.heldout, split.heldout_indices)
@@ -156,6 +157,7 @@ def _build(
     heldout = heldout_documents(heldout_loader, held)
     for source in split.train:
         skips.leave_out(source.unusable)
+        skips.unreadable(source)
     if progress.tried:
         skips.restore(progress.tried)
     model, optimizer = build_model(args, config.train), make_optimizer(config.train)
@@ -214,7 +216,9 @@ def announce(run: Run) -> None:
     if c.adapt.lora:
         trained = sum(array.size for array in dict(tree_flatten(run.model.trainable_parameters())).values())
         notice(f"adapters of rank {c.adapt.lora}, {trained / 1e6:.3f}M parameters are trained")
-    notice(f"data     {names}; {len(run.heldout)} documents held out")
+    sources = run.loader.sources
+    count = "" if any(source.endless for source in sources) else f"{sum(map(len, sources)):,} documents, "
+    notice(f"data     {names}; {count}{len(run.heldout)} documents held out{left_out(sources)}")
     for note in data_notes(run.loader.sources):
         notice(note)
     notice(f"run      {run.folder}, steps {run.progress.step} to {c.train.steps}, on {mx.default_device().type.name}")

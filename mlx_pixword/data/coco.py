@@ -1,0 +1,94 @@
+"""Captions kept as one JSON object: COCO's ``images`` and ``annotations``, or images' names with their captions."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import PixWordError
+from ..common.settings import shown
+from ..pixels.formats import is_image_name
+from .base import Picture
+from .record_parts import place_images
+
+MAX_BYTES = 2**30  # COCO's own files have 30 to 100 MB
+
+
+class CaptionObject:
+    """A source with one document a caption, and one an image that has none; held in memory.
+
+    Args:
+        path: the file.
+        content: its bytes, which begin an object.
+        resolve: makes pictures of image references.
+
+    Raises:
+        PixWordError: neither COCO's keys nor names of images with texts; a caption of an unknown image.
+    """
+
+    endless, captioned = False, True
+
+    def __init__(self, path: Path, content: bytes, resolve: Callable[[str], Picture]) -> None:
+        self.name = str(path)
+        self.unusable: list[tuple[str, str]] = []
+        self._resolve, self._digest = resolve, hashlib.sha256(content).hexdigest()
+        try:
+            value = json.loads(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise PixWordError(f"{path} is not valid UTF-8 at byte {error.start}; save it as UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise PixWordError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}") from None
+        try:
+            self._documents = _coco(value) if "images" in value and "annotations" in value else _names(value)
+        except PixWordError as error:
+            raise PixWordError(f"{path}: {error}") from None
+        if not self._documents:
+            raise PixWordError(f"{path} holds no documents; give a file with at least one caption")
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def parts(self, index: int) -> list[str | Picture]:
+        """See ``Source.parts``; a reference that leaves the folder of images raises ``PixWordError``."""
+        image, caption = self._documents[index]
+        return place_images(caption, [self._resolve(image)])
+
+    def document_texts(self, index: int) -> list[str]:
+        """The texts of one document, without opening an image."""
+        return [part for part in place_images(self._documents[index][1], [None]) if part is not None]
+
+    def texts(self) -> Iterator[str]:
+        """See ``Source.texts``."""
+        for index in range(len(self)):
+            yield from self.document_texts(index)
+
+    def digest(self) -> str:
+        """See ``Source.digest``: the file's bytes."""
+        return self._digest
+
+
+def _coco(value: dict[str, Any]) -> list[tuple[str, str]]:
+    try:
+        names = {image["id"]: image["file_name"] for image in value["images"]}
+        captions = [(note["image_id"], note["caption"]) for note in value["annotations"]]
+    except (KeyError, TypeError):
+        raise PixWordError(
+            'expected COCO\'s "images" of "id" and "file_name", and "annotations" of "image_id" and "caption"'
+        ) from None
+    if missing := [number for number, _ in captions if number not in names]:
+        raise PixWordError(f"a caption belongs to image {shown(missing[0])}, which is not among the images")
+    if not all(isinstance(text, str) for text in (*names.values(), *(caption for _, caption in captions))):
+        raise PixWordError("names and captions must be strings")
+    told = {number for number, _ in captions}
+    silent = [(name, "") for number, name in names.items() if number not in told]
+    return [(names[number], caption.strip()) for number, caption in captions] + silent
+
+
+def _names(value: dict[str, Any]) -> list[tuple[str, str]]:
+    if not all(is_image_name(name) and isinstance(text, str) for name, text in value.items()):
+        raise PixWordError(
+            'expected an array of records, COCO\'s "images" and "annotations", or names of images with captions, '
+            f"got an object of {', '.join(map(shown, list(value)[:3]))}"
+        )
+    return list(value.items())

@@ -1,0 +1,203 @@
+"""Parquet files with images inside, as Hugging Face's data sets have them, or with their paths; by pyarrow."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from ..common.errors import BadImage, PixWordError
+from .archives import MAX_MEMBER_BYTES
+from .base import Picture, digest_of
+from .names import cache_key
+from .pictures import decode_encoded
+from .record_parts import IMAGE_KEYS, LABEL_KEYS, TEXT_KEYS, place_images
+from .references import parse_references
+
+MAX_GROUP = 2**31  # bytes that a group of rows may unpack to
+HELD = 2**29  # bytes of groups that are kept unpacked
+_GROUPS = 64  # groups that are kept at the most
+
+
+class ParquetFile:
+    """A source with one row a document: its images, and its text.
+
+    A row can be had only by unpacking its group, so the last groups are kept. Groups of some hundred rows, as Hugging
+    Face writes them, are quick; a file of one large group is as quick only if all of it fits `HELD`.
+
+    Args:
+        path: the file.
+        resolve: makes pictures of paths, where the column of images holds no bytes.
+
+    Raises:
+        PixWordError: pyarrow is missing, the file is damaged, or has neither images nor text.
+    """
+
+    endless = False
+
+    def __init__(self, path: Path, resolve: Callable[[str], Picture]) -> None:
+        self.name, self._path, self._resolve = str(path), path, resolve
+        self.unusable: list[tuple[str, str]] = []
+        self._lock, self._held, self._bytes = Lock(), OrderedDict[int, tuple[list[Any], int]](), 0
+        self._file = _open(path)
+        self._ends = np.cumsum([_rows(self._file, n, path) for n in range(self._file.num_row_groups)])
+        if not len(self):
+            raise PixWordError(f"{path} holds no documents; give a file with at least one row")
+        self._images, self._text = _columns(self._file.schema_arrow, path)
+        self._labels = _labels(self._file.schema_arrow, self._text)
+        self.captioned = bool(self._images) and self._text is not None
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def parts(self, index: int) -> list[str | Picture]:
+        """See ``Source.parts``."""
+        row = self._row(index)
+        pictures: list[Picture] = []
+        for column in self._images:
+            values = row[column] if isinstance(row[column], list) else [row[column]]
+            pictures += [self._picture(value, index, n) for n, value in enumerate(values) if value is not None]
+        return self._document(row, pictures)
+
+    def document_texts(self, index: int) -> list[str]:
+        """The texts of one document, without decoding an image."""
+        row = self._row(index)
+        count = sum(len(row[c]) if isinstance(row[c], list) else row[c] is not None for c in self._images)
+        return [part for part in self._document(row, [None] * count) if isinstance(part, str)]
+
+    def texts(self) -> Iterator[str]:
+        """See ``Source.texts``."""
+        for index in range(len(self)):
+            yield from self.document_texts(index)
+
+    def references(self) -> Iterator[str]:
+        """All references to images that lie outside the file."""
+        for index in range(len(self)):
+            values = (self._row(index)[column] for column in self._images)
+            paths = (
+                value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in values
+            )
+            yield from (path for path in paths if isinstance(path, str))
+
+    def digest(self) -> str:
+        """See ``Source.digest``: the columns, and the rows and bytes of each group."""
+        groups = (self._file.metadata.row_group(n) for n in range(self._file.num_row_groups))
+        sizes = [(group.num_rows, group.total_byte_size) for group in groups]
+        return digest_of([*self._images, self._text, *sizes])
+
+    def _document(self, row: dict[str, Any], pictures: list[Any]) -> list[Any]:
+        text = row[self._text] if self._text is not None else None
+        if self._labels and isinstance(text, int) and 0 <= text < len(self._labels):
+            text = self._labels[text]
+        text = "" if text is None else str(text)
+        if not pictures:
+            return parse_references(text, self._resolve)
+        return place_images(text, pictures)
+
+    def _picture(self, value: Any, index: int, number: int) -> Picture:
+        value = {"bytes": value} if isinstance(value, bytes) else value
+        if isinstance(value, dict):
+            content, value = value.get("bytes"), value.get("path")
+            if content is not None:
+                return _Cell(self._path, index, number, content)
+        if isinstance(value, str):
+            return self._resolve(value)
+        raise PixWordError(f"{self._path}, row {index}: an image is neither bytes nor a path")
+
+    def _row(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        rows = self._group(group)
+        row: dict[str, Any] = rows[index - (int(self._ends[group - 1]) if group else 0)]
+        return row
+
+    def _group(self, number: int) -> list[Any]:
+        with self._lock:  # a file of pyarrow is read by one thread at a time
+            if number not in self._held:
+                columns = [*self._images, *([self._text] if self._text else [])]
+                try:
+                    table = self._file.read_row_group(number, columns=columns)
+                except Exception as error:  # pyarrow raises many kinds, all of them for a damaged file
+                    reason = " ".join(str(error).split())[:200]
+                    raise PixWordError(f"{self._path}, group of rows {number}: damaged: {reason}") from error
+                self._held[number] = table.to_pylist(), table.nbytes
+                self._bytes += table.nbytes
+                while len(self._held) > 1 and (self._bytes > HELD or len(self._held) > _GROUPS):
+                    self._bytes -= self._held.popitem(last=False)[1][1]
+            self._held.move_to_end(number)
+            return self._held[number][0]
+
+
+class _Cell:
+    """An image inside a Parquet file."""
+
+    def __init__(self, path: Path, row: int, number: int, content: bytes) -> None:
+        self.name = f"{path}:row {row}" + (f", image {number}" if number else "")
+        self.cache_key = cache_key(path, str(row), str(number))
+        self._content = content
+
+    def encoded(self) -> bytes:
+        """See ``EncodedPicture.encoded``."""
+        if len(self._content) > MAX_MEMBER_BYTES:
+            raise BadImage(f"{len(self._content):,} bytes are too many, the limit is {MAX_MEMBER_BYTES:,}")
+        return self._content
+
+    def rgb(self, image_size: int) -> np.ndarray:
+        """See ``Picture.rgb``."""
+        return decode_encoded(self.encoded(), image_size).rgb
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise PixWordError(
+            f"{path} needs pyarrow: python -m pip install pyarrow, or this package with its extra, parquet"
+        ) from None
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except Exception as error:  # pyarrow raises many kinds, all of them for a damaged file
+        raise PixWordError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+
+
+def _rows(file: Any, number: int, path: Path) -> int:
+    group = file.metadata.row_group(number)
+    if group.total_byte_size > MAX_GROUP:
+        raise PixWordError(
+            f"{path}: a group of rows unpacks to {group.total_byte_size:,} bytes, the limit is {MAX_GROUP:,}; write it "
+            "with smaller groups"
+        )
+    return int(group.num_rows)
+
+
+def _columns(schema: Any, path: Path) -> tuple[list[str], str | None]:
+    """Columns of images, and the column of text."""
+    import pyarrow as pa
+
+    kinds = {field.name: field.type for field in schema}
+    images = [name for name in kinds if name.lower() in IMAGE_KEYS][:1]
+    texts = [name for name in kinds if name.lower() in TEXT_KEYS and pa.types.is_string(kinds[name])]
+    texts = texts or [name for name in kinds if name.lower() in LABEL_KEYS]
+    for name, kind in kinds.items():
+        binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        holds_image = binary or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        if name not in images and holds_image:
+            raise PixWordError(f"{path}: the column {name!r} looks like an image; images are read from {IMAGE_KEYS}")
+    if not images and not texts:
+        raise PixWordError(f"{path} has no column of images ({', '.join(IMAGE_KEYS)}) or text, got {list(kinds)}")
+    if len(texts) > 1 and set(map(str.lower, texts)) <= set(TEXT_KEYS):
+        raise PixWordError(f"{path} has text in the columns {' and '.join(texts)}; keep one of them")
+    return images, texts[0] if texts else None
+
+
+def _labels(schema: Any, column: str | None) -> list[str]:
+    """Names of a column of class numbers, as Hugging Face's data sets note them; empty where there are none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+        return [str(name) for name in names]
+    except (KeyError, TypeError, ValueError):
+        return []

@@ -1,0 +1,146 @@
+"""From records, as JSON, tables and Parquet have them, to documents: which keys name images, which hold text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..common.errors import PixWordError
+from ..common.settings import shown
+from ..pixels.formats import is_image_name
+from .names import MAX_REFERENCE
+from .references import parse_references
+
+IMAGE_KEYS = ("image", "images", "file_name", "filename", "image_path", "path", "file")
+TEXT_KEYS = ("text", "caption")
+LABEL_KEYS = ("words", "label", "transcription")  # text where there is none of the former
+MARK = "<image>"  # LLaVA's
+
+Resolve = Callable[[str], Any]
+T = TypeVar("T")
+
+
+def caption_parts(record: Mapping[str, Any], resolve: Resolve) -> list[Any]:
+    """``{"text": ...}`` with references, or images with their text, as a document.
+
+    Args:
+        record: keys of images are `IMAGE_KEYS`, one or a list of paths; of text `TEXT_KEYS`, else `LABEL_KEYS`.
+        resolve: makes pictures of paths.
+
+    Raises:
+        PixWordError: none of these, text twice, or an unknown key that looks like an image.
+    """
+    images, text = image_names(record), _text(record, LABEL_KEYS)
+    _check_unknown(record, images)
+    if images and text is not None:
+        return place_images(text, [resolve(image) for image in images])
+    if not images and isinstance(record.get("text"), str) and text is not None:
+        return parse_references(text, resolve)
+    raise PixWordError(
+        'expected {"text": ...} or {"image": ..., "caption": ...} of strings (image, images or file_name; text or '
+        f"caption), got {shape(record)}"
+    )
+
+
+def llava_parts(record: Mapping[str, Any], resolve: Resolve, captions: bool = False) -> list[Any]:
+    """A conversation of LLaVA's as a document, each image where ``<image>`` stands, or first.
+
+    Args:
+        record: ``conversations`` of ``from`` and ``value`` (or ``messages`` of ``role`` and ``content``), and any
+            number of images.
+        resolve: makes pictures of paths.
+        captions: of one image and one question, as in LLaVA-CC3M, keep the image and the answers alone: the question
+            is always another wording of the same one.
+    """
+    images, turns = image_names(record), _turns(record)
+    answers = [text for speaker, text in turns if speaker in ("gpt", "assistant", "model")]
+    _check_unknown(record, images)
+    if not answers or not all(isinstance(text, str) for _, text in turns):
+        raise PixWordError(f'expected "image" and "conversations" with a "gpt" value, got {shape(record)}')
+    pictures = [resolve(image) for image in images]
+    if captions and len(images) == 1 and len(turns) - len(answers) <= 1:
+        return [pictures[0], " ".join(answers)]
+    return place_images("\n".join(text for _, text in turns), pictures)
+
+
+def array_parts(record: Mapping[str, Any], resolve: Resolve, captions: bool = False) -> list[Any]:
+    """A record of a JSON array: a conversation, or images with their text."""
+    if "conversations" in record or "messages" in record:
+        return llava_parts(record, resolve, captions)
+    return caption_parts(record, resolve)
+
+
+def place_images(text: str, images: Sequence[T]) -> list[str | T]:
+    """Images at the ``<image>`` marks of a text, or before a text without marks.
+
+    Raises:
+        PixWordError: as many marks as images, or none, are needed.
+    """
+    pieces = text.split(MARK)
+    if len(pieces) == 1:
+        return [*images, *([text] if text else [])]
+    if len(pieces) - 1 != len(images):
+        raise PixWordError(f"the text has {len(pieces) - 1} {MARK} marks for {len(images)} images")
+    parts: list[str | T] = [pieces[0]]
+    for image, piece in zip(images, pieces[1:], strict=True):
+        parts += [image, piece]
+    return [part for part in parts if not isinstance(part, str) or part.strip()]
+
+
+def image_names(record: Mapping[str, Any]) -> list[str]:
+    """The paths of a record's images; none where the keys are absent or empty."""
+    given = {key: record[key] for key in IMAGE_KEYS if record.get(key) not in (None, "", [])}
+    lists = [_paths(value, record) for value in given.values()]
+    if any(one != lists[0] for one in lists[1:]):
+        raise PixWordError(f"the keys {' and '.join(given)} name different images; keep one of them")
+    return lists[0] if lists else []
+
+
+def _paths(value: Any, record: Mapping[str, Any]) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    paths = [item.get("path") if isinstance(item, dict) else item for item in values]  # as Hugging Face writes them
+    named = [path for path in paths if isinstance(path, str) and path]
+    if len(named) < len(paths):
+        raise PixWordError(f"expected paths of images, got {shape(record)}")
+    return named
+
+
+def _text(record: Mapping[str, Any], labels: Sequence[str]) -> str | None:
+    """The text of a record; None if there is none, or more than one."""
+    found = [record[key] for key in TEXT_KEYS if record.get(key) is not None]
+    found = found or [_plain(record[key]) for key in labels if record.get(key) is not None][:1]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+
+
+def _plain(label: Any) -> Any:
+    return str(label) if type(label) is int else label
+
+
+def _turns(record: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    turns = record.get("conversations", record.get("messages"))
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in turns]
+
+
+def _check_unknown(record: Mapping[str, Any], images: Sequence[str]) -> None:
+    """Refuse an image under a key that nobody would read; a link to where a known image came from is no image."""
+    known = {*IMAGE_KEYS, *TEXT_KEYS, *LABEL_KEYS, "conversations", "messages", "id"}
+    for key, value in record.items():
+        if key not in known and value not in images and _looks_like_image(value):
+            if images and isinstance(value, str) and "://" in value:
+                continue
+            raise PixWordError(
+                f"the key {shown(key)} looks like an image, {shown(value)}; "
+                f"images are read from {', '.join(IMAGE_KEYS)}"
+            )
+
+
+def _looks_like_image(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and _looks_like_image(value[0])
+    if isinstance(value, dict):
+        return "bytes" in value and "path" in value
+    return isinstance(value, str) and len(value) <= MAX_REFERENCE and "\n" not in value and is_image_name(value)
+
+
+def shape(record: Mapping[str, Any]) -> str:
+    """A record's keys and types of value, shortened."""
+    return "{" + ", ".join(f"{key!r}: {type(value).__name__}" for key, value in record.items())[:100] + "}"

@@ -1,0 +1,100 @@
+"""Parquet with images inside: right rows in any order, class names, damaged files, and what to install."""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet as pq
+from source_files import BLUE, RED, png, refused, shown, write
+
+from mlx_pixword.common.errors import BadImage
+from mlx_pixword.data import parquet
+from mlx_pixword.data.decoders import Decoders
+from mlx_pixword.data.sources import open_source
+
+
+def table(path, rows, **options):
+    pq.write_table(pa.Table.from_pylist(rows), path, **options)
+    return path
+
+
+def test_images_as_hugging_face_keeps_them(tmp_path):
+    write(tmp_path / "a.png")
+    rows = [
+        {"image": {"bytes": png(), "path": "x.png"}, "text": "red", "id": 1},
+        {"image": {"bytes": None, "path": "a.png"}, "text": "beside", "id": 2},
+        {"image": None, "text": "words alone", "id": 3},
+        {"image": {"bytes": png("blue"), "path": None}, "text": None, "id": 4},
+    ]
+    source = open_source(table(tmp_path / "t.parquet", rows, row_group_size=2))
+    assert [shown(source.parts(n)) for n in range(4)] == [[RED, "red"], [RED, "beside"], ["words alone"], [BLUE]]
+    assert list(source.texts()) == ["red", "beside", "words alone"] and source.captioned
+    keys = {source.parts(n)[0].cache_key for n in (0, 1, 3)}
+    assert len(keys) == 3 and None not in keys
+
+
+def test_bare_bytes_and_lists_of_images(tmp_path):
+    source = open_source(table(tmp_path / "b.parquet", [{"image": png("blue"), "caption": "b"}]))
+    assert shown(source.parts(0)) == [BLUE, "b"]
+    rows = [{"images": [{"bytes": png()}, {"bytes": png("blue")}], "text": "<image> then <image>"}]
+    source = open_source(table(tmp_path / "l.parquet", rows))
+    assert shown(source.parts(0)) == [RED, " then ", BLUE] and list(source.texts()) == [" then "]
+
+
+def test_class_numbers_are_read_as_their_names(tmp_path):
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    data = pa.Table.from_pylist([{"image": {"bytes": png()}, "label": n} for n in (1, 0)])
+    noted = data.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(noted, tmp_path / "t.parquet")
+    assert list(open_source(tmp_path / "t.parquet").texts()) == ["dog", "cat"]
+    pq.write_table(data, tmp_path / "u.parquet")
+    assert list(open_source(tmp_path / "u.parquet").texts()) == ["1", "0"]
+
+
+def test_rows_can_be_read_from_threads_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "_GROUPS", 2)
+    rows = [{"image": {"bytes": png((n, 0, 0))}, "text": str(n)} for n in range(40)]
+    source = open_source(table(tmp_path / "t.parquet", rows, row_group_size=7))
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(40), 3)).tolist()
+    with Decoders() as decoders, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: (source.parts(n)[1], decoders.rgb(source.parts(n)[0], 8)[0, 0, 0]), order))
+    assert found == [(str(n), n) for n in order]
+    assert len(source._held) <= 2
+
+
+def test_bad_images_inside_are_bad_images(tmp_path):
+    source = open_source(table(tmp_path / "t.parquet", [{"image": {"bytes": b"nothing"}, "text": "t"}]))
+    with pytest.raises(BadImage, match="not an image of a known format"):
+        source.parts(0)[0].rgb(8)
+    assert source.parts(0)[0].name == f"{tmp_path / 't.parquet'}:row 0"
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"photo": {"bytes": b"x", "path": "y"}, "text": "t"}], "the column 'photo' looks like an image"),
+        ([{"a": 1, "b": 2}], "has no column of images"),
+        ([{"image": b"x", "text": "a", "caption": "b"}], "text in the columns text and caption"),
+    ],
+)
+def test_columns_that_are_refused(tmp_path, rows, message):
+    refused(message, open_source, table(tmp_path / "t.parquet", rows))
+
+
+def test_damaged_files_and_huge_groups_are_one_line(tmp_path, monkeypatch):
+    refused("cannot be read as Parquet", open_source, write(tmp_path / "x.parquet", b"PAR1 nonsense PAR1"))
+    path = table(tmp_path / "t.parquet", [{"image": png(), "text": "t"}] * 50, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[4:30] = bytes(26)  # the head of the first page
+    refused("group of rows 0: damaged", open_source(write(tmp_path / "u.parquet", bytes(data))).parts, 0)
+    monkeypatch.setattr(parquet, "MAX_GROUP", 10)
+    refused("a group of rows unpacks to .* the limit is 10", open_source, path)
+
+
+def test_what_to_install_is_said(tmp_path, monkeypatch):
+    path = table(tmp_path / "t.parquet", [{"text": "t"}])
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    refused("t.parquet needs pyarrow: python -m pip install pyarrow", open_source, path)
