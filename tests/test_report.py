@@ -164,6 +164,14 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     assert list(lines_of(tmp_path / "none")) == []
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"readings": [3]}', '{"readings": [{"read": "4"}]}'])
+def test_damaged_readings_are_named(tmp_path: Path, content: str) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "samples" / "step-30.json").write_text(content)
+    with pytest.raises(PixWordError, match=r"step-30\.json is damaged"):
+        read_run(folder, "run")
+
+
 def test_a_file_that_is_no_report_stays(tmp_path: Path) -> None:
     folder, out = make_run(tmp_path / "run"), tmp_path / "mine.html"
     out.write_text("my own page")

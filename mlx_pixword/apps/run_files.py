@@ -150,11 +150,24 @@ def _sample_steps(folder: Path) -> list[int]:
 
 def _sample(folder: Path, step: int) -> Sample:
     pages = [folder / f"step-{step}.png", folder / f"step-{step}-drawn.png"]
-    readings: list[dict[str, Any]] = []
-    if (path := folder / f"step-{step}.json").is_file():
-        found = json.loads(path.read_text(encoding="utf-8")).get("readings", [])
-        readings = [line for line in found if isinstance(line, dict) and "read" in line and "written" in line]
-    return Sample(step, [_data_url(page) for page in pages if page.is_file()], readings)
+    return Sample(step, [_data_url(page) for page in pages if page.is_file()], _readings(folder / f"step-{step}.json"))
+
+
+def _readings(path: Path) -> list[dict[str, Any]]:
+    """Readings that a run wrote; none where it wrote none."""
+    if not path.is_file():
+        return []
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))["readings"]
+        readings: list[dict[str, Any]] = [
+            {"read": str(line["read"]), "written": str(line["written"])} for line in lines
+        ]
+        for reading, line in zip(readings, lines, strict=True):
+            reading |= {"confidence": float(line["confidence"])} if "confidence" in line else {}
+            reading |= {"picture": line["picture"]} if isinstance(line.get("picture"), str) else {}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise PixWordError(f"{path} is damaged; move it away") from error
+    return readings
 
 
 def _data_url(path: Path) -> str:
