@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -287,11 +287,11 @@ def run(browser: Browser, model: Path, shots: Path, folder: Path) -> None:
     print(f"browser: {len(requests)} requests, none of them elsewhere; pictures in {shots}")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--shots", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
         sys.exit("browser: no Chromium; apt-get install chromium")
