@@ -4,7 +4,8 @@
 
 A trial starts a very small run, packed, on three sources with a cache, kills it with SIGKILL and resumes it, so many
 times, and then lets it end. Kills take turns: during the start, at a random moment, while a checkpoint is written.
-Weights, optimiser state, best model and skipped files must be equal byte for byte, and metrics equal but for clocks.
+Weights, optimiser state, best model and skipped files must be equal byte for byte, and metrics equal but for clocks. On a
+GPU, where sums have no fixed order and kernels are chosen by their time, numbers must be equal within 1 in 1,000.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from shared.record import keep, with_machine
-from shared.tiny_runs import command, make_data, outcome
+from shared.tiny_runs import alike, command, make_data, on_gpu, outcome
 
 from mlx_pixword.common.cli import notice, parse, run_command
 from mlx_pixword.common.errors import PixWordError
@@ -116,7 +117,7 @@ def trial(
     run(start_run(folder, name, data, args))
     found = outcome(folder / name)
     shutil.rmtree(folder / f"{name}-cache")
-    differs = [part for part in expected if expected[part] != found[part]]
+    differs = [part for part in expected if not alike(expected[part], found[part], on_gpu())]
     return {"kills": killed, "inside_a_checkpoint": inside, "resumed": resumed, "differs": differs}
 
 

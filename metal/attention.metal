@@ -4,13 +4,13 @@
 //
 // queries [B, Q, H, D]   keys, values [B, L, G, D]   spans int [B, Q, 2]: first, end   own_* [B, Q, G, D]
 // out [B, Q, H, D]       sums float [B, Q, H]: log2 of the softmax's denominator
-// With ROPE, key j turns by j and query i by end_i - 1 (frequencies [D / 2]).
-// T type, D head size, REPEAT = H / G, SIMDGROUPS of a threadgroup, ROWS fragments of rows in a simdgroup.
-// A threadgroup takes BLOCK packed rows of one group of heads and goes over the keys that they see, tile by tile.
+// With ROPE, key j turns by its place and query i by that of key end_i - 1: rotary float [2, L, D / 2], see load_turns.
+// With PLACES, these are places int [B, L]; without, the place of key j is j. SIDE is the table's, SIDE SIDE >= L.
+// T type, D head size, REPEAT = H / G, SIMDGROUPS of a threadgroup, ROWS fragments of rows in a simdgroup, TILE keys at
+// a time. A threadgroup takes BLOCK packed rows of one group of heads and goes over the keys that they see.
 constexpr int THREADS = 32 * SIMDGROUPS;
 constexpr int FRAGMENTS = D / 8;
 constexpr int BLOCK = SIMDGROUPS * ROWS * 8;
-constexpr int TILE = D * sizeof(T) <= 256 ? 32 : 16;        // keys at a time
 constexpr int PITCH = D + 16 / sizeof(T);
 threadgroup T key_tile[TILE * PITCH];
 threadgroup T value_tile[TILE * PITCH];
@@ -29,9 +29,16 @@ const int local = simdgroup_index_in_threadgroup * ROWS * 8 + fragment_row(lane)
 const float scale = metal::precise::rsqrt(float(D)) * LOG2_E;
 
 #ifdef ROPE
-threadgroup uint turns[D / 2];
-for (int i = tid; i < D / 2; i += THREADS) {
-  turns[i] = frequencies[i];
+threadgroup float2 high_turns[SIDE * D / 2];
+threadgroup float2 low_turns[SIDE * D / 2];
+threadgroup ushort key_places[SIDE * SIDE];
+load_turns<SIDE, D>(high_turns, low_turns, rotary, rotary_shape[1], tid, THREADS);
+for (int i = tid; i < num_keys; i += THREADS) {
+#ifdef PLACES
+  key_places[i] = ushort(places[batch * num_keys + i]);
+#else
+  key_places[i] = ushort(i);
+#endif
 }
 #endif
 for (int i = tid; i < BLOCK; i += THREADS) {
@@ -40,7 +47,7 @@ for (int i = tid; i < BLOCK; i += THREADS) {
   row_first[i] = query < num_queries ? int(spans[span]) : num_keys;
   row_end[i] = query < num_queries ? int(spans[span + 1]) : 0;
 }
-threadgroup_barrier(mem_flags::mem_threadgroup);            // spans and frequencies are there
+threadgroup_barrier(mem_flags::mem_threadgroup);            // spans and turns are there
 
 int first = num_keys, end = 0, simd_end = 0;                // of the keys that the block and the simdgroup see
 for (int i = lane; i < BLOCK; i += 32) {
@@ -52,20 +59,23 @@ for (int i = lane; i < BLOCK; i += 32) {
 first = metal::simd_min(first);
 end = metal::simd_max(end);
 
-Fragment q[ROWS][FRAGMENTS], y[ROWS][FRAGMENTS];
+float2 q[ROWS][FRAGMENTS], y[ROWS][FRAGMENTS];
 float highest[ROWS], total[ROWS];
 UNROLL for (int a = 0; a < ROWS; ++a) {
   const int row = start + local + a;
   const bool valid = row < num_queries * REPEAT;
   const size_t place = packed<REPEAT>(batch, num_queries, heads, group, row) * D + column;
   simd_end = metal::max(simd_end, row_end[local + a]);
+#ifdef ROPE
+  const int turn = row_end[local + a] > 0 ? key_places[row_end[local + a] - 1] : 0;
+#endif
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
     float2 x = valid ? load_pair(queries + place + f * 8) : float2(0.0f);
 #ifdef ROPE
-    x = rotate_pair(x, turned(row_end[local + a] - 1, turns[(f * 8 + column) / 2]));
+    x = rotate_pair(x, turn_of<SIDE, D>(high_turns, low_turns, turn, (f * 8 + column) / 2));
 #endif
-    q[a][f] = make_fragment(float(T(x.x)), float(T(x.y)));
-    y[a][f] = make_fragment(0.0f, 0.0f);
+    q[a][f] = float2(float(T(x.x)), float(T(x.y)));
+    y[a][f] = float2(0.0f, 0.0f);
   }
   highest[a] = LOWEST;                                      // its weight is nothing beside a key's, so a query that
   total[a] = 1.0f;                                          // sees nothing gives 0
@@ -73,47 +83,50 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
 simd_end = metal::simd_max(simd_end);
 
 #ifdef OWN
-float2 own_key[FRAGMENTS], own_value[FRAGMENTS];
+float score[ROWS];
 UNROLL for (int a = 0; a < ROWS; ++a) {
-  const int row = start + local + a;
-  const size_t place = packed<1>(batch, num_queries, groups, group, row / REPEAT) * D + column;
-  float score = 0.0f;
-  UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-    if (row >= num_queries * REPEAT) {
-      own_key[f] = own_value[f] = float2(0.0f);
-    } else if (a == 0 || row % REPEAT == 0) {               // the rows of one query share its key
-      own_key[f] = load_pair(own_keys + place + f * 8);
-      own_value[f] = load_pair(own_values + place + f * 8);
+  score[a] = 0.0f;
+}
+UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
+  float2 own_key = float2(0.0f), own_value = float2(0.0f);
+  UNROLL for (int a = 0; a < ROWS; ++a) {
+    const int row = start + local + a;
+    const size_t place = packed<1>(batch, num_queries, groups, group, row / REPEAT) * D + column + f * 8;
+    if (row < num_queries * REPEAT && (a == 0 || row % REPEAT == 0)) {    // the rows of one query share its key
+      own_key = load_pair(own_keys + place);
+      own_value = load_pair(own_values + place);
     }
-    score += dot2(own_key[f], values_of(q[a][f]));
-    y[a][f] = make_fragment(own_value[f].x, own_value[f].y);
+    score[a] += dot2(own_key, q[a][f]);
+    y[a][f] = own_value;
   }
-  highest[a] = row_sum(score) * scale;
+}
+UNROLL for (int a = 0; a < ROWS; ++a) {
+  highest[a] = row_sum(score[a]) * scale;
 }
 #endif
 
 for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
   threadgroup_barrier(mem_flags::mem_threadgroup);          // everyone is done with the tile before
 #ifdef ROPE
-  const ByRow turn = {turns};
+  load_turned_tile<1, D, TILE, PITCH, SIDE>(
+      key_tile, keys, batch, num_keys, groups, group, tile, tid, THREADS, key_places + tile, high_turns, low_turns);
 #else
-  const Still turn = {};
+  load_tile<1, D, TILE, PITCH>(key_tile, keys, batch, num_keys, groups, group, tile, tid, THREADS);
 #endif
-  load_tile<1, D, TILE, PITCH>(key_tile, keys, batch, num_keys, groups, group, tile, tid, THREADS, turn);
-  load_tile<1, D, TILE, PITCH>(value_tile, values, batch, num_keys, groups, group, tile, tid, THREADS, Still{});
+  load_tile<1, D, TILE, PITCH>(value_tile, values, batch, num_keys, groups, group, tile, tid, THREADS);
   threadgroup_barrier(mem_flags::mem_threadgroup);          // the tile is there
   if (tile >= simd_end) {
     continue;
   }
-  Fragment s[ROWS][TILE / 8];
+  float2 s[ROWS][TILE / 8];
   UNROLL for (int j = 0; j < TILE / 8; ++j) {
     UNROLL for (int a = 0; a < ROWS; ++a) {
-      s[a][j] = make_fragment(0.0f, 0.0f);
+      s[a][j] = float2(0.0f, 0.0f);
     }
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      const Fragment k = load_transposed(key_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
+      const float2 k = load_transposed(key_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
       UNROLL for (int a = 0; a < ROWS; ++a) {
-        simdgroup_multiply_accumulate(s[a][j], q[a][f], k, s[a][j]);
+        s[a][j] = multiply_add(q[a][f], k, s[a][j]);
       }
     }
   }
@@ -123,8 +136,8 @@ for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
     UNROLL for (int j = 0; j < TILE / 8; ++j) {
       UNROLL for (int e = 0; e < 2; ++e) {
         const bool seen = row_from <= j * 8 + e && j * 8 + e < row_to;
-        s[a][j].thread_elements()[e] *= scale;
-        most = seen ? metal::max(most, s[a][j].thread_elements()[e]) : most;
+        s[a][j][e] *= scale;
+        most = seen ? metal::max(most, s[a][j][e]) : most;
       }
     }
     most = row_max(most);
@@ -132,23 +145,22 @@ for (int tile = first / TILE * TILE; tile < end; tile += TILE) {
     UNROLL for (int j = 0; j < TILE / 8; ++j) {
       UNROLL for (int e = 0; e < 2; ++e) {
         const bool seen = row_from <= j * 8 + e && j * 8 + e < row_to;
-        const float weight = seen ? metal::precise::exp2(s[a][j].thread_elements()[e] - most) : 0.0f;
-        s[a][j].thread_elements()[e] = weight;
+        const float weight = seen ? metal::precise::exp2(s[a][j][e] - most) : 0.0f;
+        s[a][j][e] = weight;
         sum += weight;
       }
     }
     highest[a] = most;
     total[a] = total[a] * shrink + row_sum(sum);
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      y[a][f].thread_elements()[0] *= shrink;
-      y[a][f].thread_elements()[1] *= shrink;
+      y[a][f] *= shrink;
     }
   }
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
     UNROLL for (int j = 0; j < TILE / 8; ++j) {
-      const Fragment v = load_fragment(value_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      const float2 v = load_fragment(value_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
       UNROLL for (int a = 0; a < ROWS; ++a) {
-        simdgroup_multiply_accumulate(y[a][f], s[a][j], v, y[a][f]);
+        y[a][f] = multiply_add(s[a][j], v, y[a][f]);
       }
     }
   }
@@ -159,7 +171,7 @@ UNROLL for (int a = 0; a < ROWS; ++a) {
   if (row < num_queries * REPEAT) {
     const size_t place = packed<REPEAT>(batch, num_queries, heads, group, row);
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      store_pair(out + place * D + f * 8 + column, values_of(y[a][f]) / total[a]);
+      store_pair(out + place * D + f * 8 + column, y[a][f] / total[a]);
     }
     if (column == 0) {
       sums[place] = highest[a] + metal::precise::log2(total[a]);

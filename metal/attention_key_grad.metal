@@ -3,13 +3,16 @@
 //   value_grad_j = sum_i p_ij out_grad_i        key_grad_j = sum_i ds_ij q_i
 //
 // key_grad, value_grad [B, L, G, D]; with OWN too these are those of `keys` and `values` alone.
-// A simdgroup holds 8 keys and goes over the packed rows that see any key of its threadgroup, tile by tile.
+// A simdgroup takes 8 keys, holds HELD fragments of them and of their values, and goes over the packed rows that see any
+// key of its threadgroup, TILE rows at a time.
 constexpr int THREADS = 32 * SIMDGROUPS;
 constexpr int FRAGMENTS = D / 8;
-constexpr int TILE = D * sizeof(T) <= 256 ? 32 : 16;        // rows at a time
 constexpr int PITCH = D + 16 / sizeof(T);
+constexpr int PARKED = (FRAGMENTS - HELD) * THREADS * 2 + 1;  // none are parked in most builds
 threadgroup T query_tile[TILE * PITCH];
 threadgroup T grad_tile[TILE * PITCH];
+threadgroup T parked_k[PARKED];
+threadgroup T parked_v[PARKED];
 threadgroup int row_first[TILE];
 threadgroup int row_end[TILE];
 threadgroup float row_log[TILE];
@@ -29,24 +32,33 @@ const size_t key_place = packed<1>(batch, num_keys, groups, group, key) * D + co
 const float scale = metal::precise::rsqrt(float(D));
 
 #ifdef ROPE
-threadgroup uint turns[D / 2];
-for (int i = tid; i < D / 2; i += THREADS) {
-  turns[i] = frequencies[i];
+threadgroup float2 high_turns[SIDE * D / 2];
+threadgroup float2 low_turns[SIDE * D / 2];
+threadgroup ushort key_places[SIDE * SIDE];
+threadgroup ushort row_places[TILE];
+load_turns<SIDE, D>(high_turns, low_turns, rotary, rotary_shape[1], tid, THREADS);
+for (int i = tid; i < num_keys; i += THREADS) {
+#ifdef PLACES
+  key_places[i] = ushort(places[batch * num_keys + i]);
+#else
+  key_places[i] = ushort(i);
+#endif
 }
-threadgroup_barrier(mem_flags::mem_threadgroup);            // frequencies are there
+threadgroup_barrier(mem_flags::mem_threadgroup);            // turns are there
+const int turn = key < num_keys ? key_places[key] : 0;
 #endif
 
-Fragment k[FRAGMENTS], v[FRAGMENTS], dk[FRAGMENTS], dv[FRAGMENTS];
+float2 k[HELD], v[HELD], dk[FRAGMENTS], dv[FRAGMENTS];
 UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
   float2 x = key < num_keys ? load_pair(keys + key_place + f * 8) : float2(0.0f);
   const float2 y = key < num_keys ? load_pair(values + key_place + f * 8) : float2(0.0f);
 #ifdef ROPE
-  x = rotate_pair(x, turned(key, turns[(f * 8 + column) / 2]));
+  x = rotate_pair(x, turn_of<SIDE, D>(high_turns, low_turns, turn, (f * 8 + column) / 2));
 #endif
-  k[f] = make_fragment(float(T(x.x)), float(T(x.y)));
-  v[f] = make_fragment(y.x, y.y);
-  dk[f] = make_fragment(0.0f, 0.0f);
-  dv[f] = make_fragment(0.0f, 0.0f);
+  put_operand<HELD, THREADS>(k, parked_k, f, tid, float2(float(T(x.x)), float(T(x.y))));
+  put_operand<HELD, THREADS>(v, parked_v, f, tid, y);
+  dk[f] = float2(0.0f, 0.0f);
+  dv[f] = float2(0.0f, 0.0f);
 }
 
 for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
@@ -56,6 +68,9 @@ for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
     const size_t span = (size_t(batch) * num_queries + query) * 2;
     row_first[i] = query < num_queries ? int(spans[span]) : num_keys;
     row_end[i] = query < num_queries ? int(spans[span + 1]) : 0;
+#ifdef ROPE
+    row_places[i] = row_end[i] > 0 ? key_places[row_end[i] - 1] : ushort(0);
+#endif
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);          // spans are there
   bool seen_by_block = false, seen_by_own = false;
@@ -68,12 +83,12 @@ for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
     continue;
   }
 #ifdef ROPE
-  const ByEnd turn = {turns, row_end};
+  load_turned_tile<REPEAT, D, TILE, PITCH, SIDE>(
+      query_tile, queries, batch, num_queries, heads, group, tile, tid, THREADS, row_places, high_turns, low_turns);
 #else
-  const Still turn = {};
+  load_tile<REPEAT, D, TILE, PITCH>(query_tile, queries, batch, num_queries, heads, group, tile, tid, THREADS);
 #endif
-  load_tile<REPEAT, D, TILE, PITCH>(query_tile, queries, batch, num_queries, heads, group, tile, tid, THREADS, turn);
-  load_tile<REPEAT, D, TILE, PITCH>(grad_tile, out_grad, batch, num_queries, heads, group, tile, tid, THREADS, Still{});
+  load_tile<REPEAT, D, TILE, PITCH>(grad_tile, out_grad, batch, num_queries, heads, group, tile, tid, THREADS);
   for (int i = tid; i < TILE; i += THREADS) {
     const bool valid = tile + i < num_queries * REPEAT;
     const size_t place = packed<REPEAT>(batch, num_queries, heads, group, tile + i);
@@ -85,37 +100,35 @@ for (int tile = 0; tile < num_queries * REPEAT; tile += TILE) {
     continue;
   }
   UNROLL for (int j = 0; j < TILE / 8; ++j) {
-    Fragment s = make_fragment(0.0f, 0.0f), dp = make_fragment(0.0f, 0.0f);   // keys down, rows across
+    float2 s = float2(0.0f, 0.0f), dp = float2(0.0f, 0.0f);   // keys down, rows across
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      const Fragment q = load_transposed(query_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
-      const Fragment g = load_transposed(grad_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
-      simdgroup_multiply_accumulate(s, k[f], q, s);
-      simdgroup_multiply_accumulate(dp, v[f], g, dp);
+      const float2 q = load_transposed(query_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
+      const float2 g = load_transposed(grad_tile, PITCH, f * 8 + fragment_row(lane), j * 8 + column);
+      s = multiply_add(operand<HELD, THREADS>(k, parked_k, f, tid), q, s);
+      dp = multiply_add(operand<HELD, THREADS>(v, parked_v, f, tid), g, dp);
     }
     UNROLL for (int e = 0; e < 2; ++e) {
       const int i = j * 8 + column + e;
       const bool seen = row_first[i] <= key && key < row_end[i];
-      const float score = s.thread_elements()[e] * scale * LOG2_E;
-      const float weight = seen ? metal::precise::exp2(score - row_log[i]) : 0.0f;
-      s.thread_elements()[e] = weight;
-      dp.thread_elements()[e] = weight * (dp.thread_elements()[e] - row_product[i]) * scale;
+      const float weight = seen ? metal::precise::exp2(s[e] * scale * LOG2_E - row_log[i]) : 0.0f;
+      s[e] = weight;
+      dp[e] = weight * (dp[e] - row_product[i]) * scale;
     }
     UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-      const Fragment g = load_fragment(grad_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
-      const Fragment q = load_fragment(query_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
-      simdgroup_multiply_accumulate(dv[f], s, g, dv[f]);
-      simdgroup_multiply_accumulate(dk[f], dp, q, dk[f]);
+      const float2 g = load_fragment(grad_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      const float2 q = load_fragment(query_tile, PITCH, j * 8 + fragment_row(lane), f * 8 + column);
+      dv[f] = multiply_add(s, g, dv[f]);
+      dk[f] = multiply_add(dp, q, dk[f]);
     }
   }
 }
 
 if (key < num_keys) {
   UNROLL for (int f = 0; f < FRAGMENTS; ++f) {
-    float2 x = values_of(dk[f]);
 #ifdef ROPE
-    x = unrotate_pair(x, turned(key, turns[(f * 8 + column) / 2]));
+    dk[f] = unrotate_pair(dk[f], turn_of<SIDE, D>(high_turns, low_turns, turn, (f * 8 + column) / 2));
 #endif
-    store_pair(key_grad + key_place + f * 8, x);
-    store_pair(value_grad + key_place + f * 8, values_of(dv[f]));
+    store_pair(key_grad + key_place + f * 8, dk[f]);
+    store_pair(value_grad + key_place + f * 8, dv[f]);
   }
 }

@@ -2,8 +2,9 @@
 //
 // state [B, D]   qkv [A, D, E]   out [A, H S, D]   gate_up [A, D, 2 F]   down [A, F, D]: matrices, norms folded in
 // keys, values [A, B, G, J, S], of which the first count[0] places are seen   bias float [B, J], with BIAS: of scores
+// recent_keys, recent_values [A, B, G, W, S]: of the places from count[0] on, of which the first count[1] are seen
 // angles float [B, S / 2, 2]: cosine and sine of the row's place   eps float [1]
-// next [B, D]    new_keys, new_values [A, B, G, S]: the row's own, which it sees as well
+// next [B, D]    new_keys, new_values [A, B, G, W, S]: the recent ones with the row's own behind them, which it sees too
 // A layers, B rows, D hidden size, H query heads, G key heads, S head size, E = (H + 2 G) S, F feed-forward width, T type
 // A threadgroup takes one row. It keeps the state and all that follows from it in threadgroup memory, in float32.
 constexpr int THREADS = 32 * SIMDGROUPS;
@@ -19,7 +20,7 @@ const int lane = thread_index_in_simdgroup;
 const int simdgroup = simdgroup_index_in_threadgroup;
 const int n = threadgroup_position_in_grid.x;
 const int layers = keys_shape[0], rows = keys_shape[1], places = keys_shape[3];
-const int seen = count[0];
+const int recents = recent_keys_shape[3], seen = count[0], fresh = count[1];
 const float scale = metal::precise::rsqrt(float(S));
 
 for (int i = tid; i < D; i += THREADS) {
@@ -38,6 +39,20 @@ for (int a = 0; a < layers; ++a) {
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);          // queries, keys and values are there
 
+  // The other recent places, as they are or, behind the row's own, 0.
+  const size_t window = (size_t(a) * rows + n) * G * recents * S;
+  for (int i = tid; i < G * recents * S / 2; i += THREADS) {
+    const size_t at = window + 2 * i;
+    const int other = 2 * i / S % recents;
+    if (other < fresh) {
+      store_pair(new_keys + at, load_pair(recent_keys + at));
+      store_pair(new_values + at, load_pair(recent_values + at));
+    } else if (other > fresh) {
+      store_pair(new_keys + at, float2(0.0f));
+      store_pair(new_values + at, float2(0.0f));
+    }
+  }
+
   // A simdgroup norms and turns a head.
   for (int h = simdgroup; h < H + 2 * G; h += SIMDGROUPS) {
     const bool turns = h < H + G;
@@ -48,7 +63,7 @@ for (int a = 0; a < layers; ++a) {
     }
     sum = metal::simd_sum(sum);
     const float norm = QK_NORM && turns ? metal::precise::rsqrt(sum / S + eps[0]) : 1.0f;
-    const size_t place = ((size_t(a) * rows + n) * G + (h < H + G ? h - H : h - H - G)) * S;
+    const size_t place = ((size_t(a) * rows + n) * G + (h < H + G ? h - H : h - H - G)) * recents * S;
     for (int p = lane; p < S / 2; p += 32) {
       float2 pair = float2(head[2 * p], head[2 * p + 1]) * norm;
       if (turns) {
@@ -57,9 +72,9 @@ for (int a = 0; a < layers; ++a) {
       if (h < H) {
         pair *= scale;
       } else if (h < H + G) {
-        store_pair(new_keys + place + 2 * p, pair);
+        store_pair(new_keys + place + fresh * S + 2 * p, pair);
       } else {
-        store_pair(new_values + place + 2 * p, pair);
+        store_pair(new_values + place + fresh * S + 2 * p, pair);
       }
       head[2 * p] = float(T(pair.x));
       head[2 * p + 1] = float(T(pair.y));
@@ -77,11 +92,14 @@ for (int a = 0; a < layers; ++a) {
     UNROLL for (int i = 0; i < S; ++i) {
       sums[i] = 0.0f;
     }
-    for (int j = lane - 1; j < seen; j += 32) {             // -1 is the row's own
-      const size_t place = (((size_t(a) * rows + n) * G + g) * places + metal::max(j, 0)) * S;
+    const size_t cache = (size_t(a) * rows + n) * G + g;
+    for (int j = lane - 1; j < seen + fresh; j += 32) {     // -1 is the row's own
+      const size_t old = (cache * places + metal::max(j, 0)) * S, young = (cache * recents + j - seen) * S;
+      const device T* key = j < seen ? keys + old : recent_keys + young;
+      const device T* value = j < seen ? values + old : recent_values + young;
       float score = 0.0f;
       UNROLL for (int i = 0; i < S; ++i) {
-        score += q[i] * (j < 0 ? own_key[i] : float(keys[place + i]));
+        score += q[i] * (j < 0 ? own_key[i] : float(key[i]));
       }
 #ifdef BIAS
       score += j < 0 ? 0.0f : bias[n * places + j];
@@ -91,7 +109,7 @@ for (int a = 0; a < layers; ++a) {
       highest = most;
       total = total * shrink + weight;
       UNROLL for (int i = 0; i < S; ++i) {
-        sums[i] = sums[i] * shrink + weight * (j < 0 ? own_value[i] : float(values[place + i]));
+        sums[i] = sums[i] * shrink + weight * (j < 0 ? own_value[i] : float(value[i]));
       }
     }
     const float share = metal::precise::exp2(highest - metal::simd_max(highest));

@@ -9,8 +9,6 @@ constexpr constant float LOG2_E = 1.44269504f;
 
 // ---- fragments: 8x8 float matrices over the lanes of a simdgroup; a lane holds two neighbours of one row ----
 
-typedef metal::simdgroup_matrix<float, 8, 8> Fragment;
-
 METAL_FUNC int fragment_row(uint lane) {
   return int(((lane / 4) & 4) + (lane / 2) % 4);
 }
@@ -19,29 +17,31 @@ METAL_FUNC int fragment_column(uint lane) {
   return int(((lane / 4) & 2) * 2 + (lane % 2) * 2);
 }
 
-METAL_FUNC Fragment make_fragment(float left, float right) {
-  Fragment f;
-  f.thread_elements()[0] = left;
-  f.thread_elements()[1] = right;
-  return f;
-}
-
-METAL_FUNC float2 values_of(Fragment f) {
-  return float2(f.thread_elements()[0], f.thread_elements()[1]);
+// a b + c. Fragments are matrices in here alone: compilers keep arrays of pairs in registers, and not those of matrices.
+METAL_FUNC float2 multiply_add(float2 a, float2 b, float2 c) {
+  metal::simdgroup_matrix<float, 8, 8> left, right, sum;
+  left.thread_elements()[0] = a.x;
+  left.thread_elements()[1] = a.y;
+  right.thread_elements()[0] = b.x;
+  right.thread_elements()[1] = b.y;
+  sum.thread_elements()[0] = c.x;
+  sum.thread_elements()[1] = c.y;
+  simdgroup_multiply_accumulate(sum, left, right, sum);
+  return float2(sum.thread_elements()[0], sum.thread_elements()[1]);
 }
 
 // Element (r, c) of the fragment is tile[r][c].
 template <typename T>
-METAL_FUNC Fragment load_fragment(const threadgroup T* tile, int pitch, int row, int column) {
+METAL_FUNC float2 load_fragment(const threadgroup T* tile, int pitch, int row, int column) {
   const threadgroup T* p = tile + row * pitch + column;
-  return make_fragment(float(p[0]), float(p[1]));
+  return float2(float(p[0]), float(p[1]));
 }
 
 // Element (r, c) of the fragment is tile[c][r].
 template <typename T>
-METAL_FUNC Fragment load_transposed(const threadgroup T* tile, int pitch, int row, int column) {
+METAL_FUNC float2 load_transposed(const threadgroup T* tile, int pitch, int row, int column) {
   const threadgroup T* p = tile + column * pitch + row;
-  return make_fragment(float(p[0]), float(p[pitch]));
+  return float2(float(p[0]), float(p[pitch]));
 }
 
 // Over the four lanes, and eight columns, that share a row of a fragment.
@@ -55,29 +55,47 @@ METAL_FUNC float row_max(float x) {
   return metal::max(x, metal::simd_shuffle_xor(x, ushort(8)));
 }
 
+// ---- operands: a lane holds its pairs of the first HELD fragments, and parks the others in threadgroup memory ----
+
+template <int HELD, int THREADS, typename T>
+METAL_FUNC void put_operand(thread float2* held, threadgroup T* parked, int fragment, int tid, float2 x) {
+  if (fragment < HELD) {
+    held[fragment] = x;
+  } else {
+    parked[((fragment - HELD) * THREADS + tid) * 2] = T(x.x);
+    parked[((fragment - HELD) * THREADS + tid) * 2 + 1] = T(x.y);
+  }
+}
+
+template <int HELD, int THREADS, typename T>
+METAL_FUNC float2 operand(const thread float2* held, const threadgroup T* parked, int fragment, int tid) {
+  if (fragment < HELD) {
+    return held[fragment];
+  }
+  const threadgroup T* p = parked + ((fragment - HELD) * THREADS + tid) * 2;
+  return float2(float(p[0]), float(p[1]));
+}
+
 // ---- pairs: two neighbouring numbers, which RoPE rotates together ----
 
 template <typename T>
 METAL_FUNC float2 load_pair(const device T* p) {
-  return float2(float(p[0]), float(p[1]));
+  const metal::vec<T, 2> x = *reinterpret_cast<const device metal::vec<T, 2>*>(p);
+  return float2(float(x.x), float(x.y));
 }
 
 template <typename T>
 METAL_FUNC void store_pair(device T* p, float2 x) {
-  p[0] = T(x.x);
-  p[1] = T(x.y);
+  metal::vec<T, 2> y;
+  y.x = T(x.x);
+  y.y = T(x.y);
+  *reinterpret_cast<device metal::vec<T, 2>*>(p) = y;
 }
 
 template <typename T>
 METAL_FUNC void store_pair(threadgroup T* p, float2 x) {
   p[0] = T(x.x);
   p[1] = T(x.y);
-}
-
-// Cosine and sine of a position's angle; a frequency counts 2^-32 of a turn, so that products wrap as angles do.
-METAL_FUNC float2 turned(int position, uint frequency) {
-  const float angle = float(as_type<int>(uint(position) * frequency)) * (M_PI_F / 2147483648.0f);
-  return float2(metal::precise::cos(angle), metal::precise::sin(angle));
 }
 
 METAL_FUNC float2 rotate_pair(float2 x, float2 angle) {
@@ -92,25 +110,26 @@ METAL_FUNC float dot2(float2 a, float2 b) {
   return a.x * b.x + a.y * b.y;
 }
 
-// How a pair of a row turns as it is loaded: not at all, by the row's number, or by what ends its span.
-struct Still {
-  METAL_FUNC float2 operator()(float2 x, int, int, int) const { return x; }
-};
+// ---- rotary table: place p turns by high[p / SIDE] and low[p % SIDE], one after the other ----
 
-struct ByRow {
-  const threadgroup uint* frequencies;
-  METAL_FUNC float2 operator()(float2 x, int row, int, int pair) const {
-    return rotate_pair(x, turned(row, frequencies[pair]));
+// From `rotary [2, places, D / 2]`, cosines and sines, where place a SIDE + b turns as places a SIDE and b together.
+template <int SIDE, int D, typename Table>
+METAL_FUNC void load_turns(
+    threadgroup float2* high, threadgroup float2* low, Table rotary, int places, int tid, int threads) {
+  const int sines = places * (D / 2);
+  for (int i = tid; i < SIDE * D / 2; i += threads) {
+    const int row = i / (D / 2), from = row * SIDE * (D / 2) + i % (D / 2);
+    low[i] = float2(rotary[i], rotary[sines + i]);
+    if (row * SIDE < places) {
+      high[i] = float2(rotary[from], rotary[sines + from]);
+    }
   }
-};
+}
 
-struct ByEnd {
-  const threadgroup uint* frequencies;
-  const threadgroup int* ends;
-  METAL_FUNC float2 operator()(float2 x, int, int local, int pair) const {
-    return rotate_pair(x, turned(ends[local] - 1, frequencies[pair]));
-  }
-};
+template <int SIDE, int D>
+METAL_FUNC float2 turn_of(const threadgroup float2* high, const threadgroup float2* low, int place, int pair) {
+  return rotate_pair(high[place / SIDE * (D / 2) + pair], low[place % SIDE * (D / 2) + pair]);
+}
 
 // ---- rows of [B, count, heads, D], packed for a group of REPEAT heads: those of an element are neighbours ----
 
@@ -120,15 +139,33 @@ METAL_FUNC size_t packed(int batch, int count, int heads, int group, int row) {
 }
 
 // Packed rows start .. start + TILE as a tile; rows beyond the last are 0.
-template <int REPEAT, int D, int TILE, int PITCH, typename T, typename Turn>
+template <int REPEAT, int D, int TILE, int PITCH, typename T>
 METAL_FUNC void load_tile(
-    threadgroup T* tile, const device T* source, int batch, int count, int heads, int group, int start,
-    int thread_index, int threads, Turn turn) {
-  for (int i = thread_index; i < TILE * D / 2; i += threads) {
+    threadgroup T* tile, const device T* source, int batch, int count, int heads, int group, int start, int tid,
+    int threads) {
+  const device T* rows = source + packed<REPEAT>(batch, count, heads, group, 0) * D;
+  for (int i = tid; i < TILE * D / 2; i += threads) {
     const int local = i / (D / 2), pair = i % (D / 2), row = start + local;
     float2 x = float2(0.0f);
     if (row < count * REPEAT) {
-      x = turn(load_pair(source + packed<REPEAT>(batch, count, heads, group, row) * D + pair * 2), row, local, pair);
+      x = load_pair(rows + (row / REPEAT * heads + row % REPEAT) * D + pair * 2);
+    }
+    store_pair(tile + local * PITCH + pair * 2, x);
+  }
+}
+
+// The same, turned by the places of its rows.
+template <int REPEAT, int D, int TILE, int PITCH, int SIDE, typename T>
+METAL_FUNC void load_turned_tile(
+    threadgroup T* tile, const device T* source, int batch, int count, int heads, int group, int start, int tid,
+    int threads, const threadgroup ushort* places, const threadgroup float2* high, const threadgroup float2* low) {
+  const device T* rows = source + packed<REPEAT>(batch, count, heads, group, 0) * D;
+  for (int i = tid; i < TILE * D / 2; i += threads) {
+    const int local = i / (D / 2), pair = i % (D / 2), row = start + local;
+    float2 x = float2(0.0f);
+    if (row < count * REPEAT) {
+      x = load_pair(rows + (row / REPEAT * heads + row % REPEAT) * D + pair * 2);
+      x = rotate_pair(x, turn_of<SIDE, D>(high, low, places[local], pair));
     }
     store_pair(tile + local * PITCH + pair * 2, x);
   }

@@ -10,7 +10,7 @@ from mlx_pixword.ops.dispatch import load
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 VALUES = {
-    "make_fragment(0.0f, 0.0f)": "make_fragment(1.0f, 0.0f)",
+    "float2(0.0f, 0.0f)": "float2(1.0f, 0.0f)",
     "= 0.0f;": "= 1.0f;",
     "= 0.0f,": "= 1.0f,",
     "= 1.0f;": "= 0.0f;",

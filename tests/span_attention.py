@@ -3,15 +3,14 @@
 B  rows    Q  queries a row    L  keys a row    H  query heads    G  key heads    d  head size
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_pixword.ops.span_attention import attend
-
-TURN = 2 * np.pi / 2**32  # radians of a unit of frequency
+from mlx_pixword.ops.span_attention import Rotary, attend
 
 
 @dataclass(frozen=True)
@@ -20,17 +19,23 @@ class Case:
 
     arrays: list[np.ndarray]  # q, k, v and perhaps own keys and values
     spans: np.ndarray
-    frequencies: np.ndarray | None
+    rotary: np.ndarray | None  # angles by place, [L, d / 2]
+    places: np.ndarray | None  # of the keys [B, L]; None: their indices
     dy: np.ndarray
     dtype: mx.Dtype
 
     def arguments(self) -> list[mx.array]:
         return [mx.array(array.astype(np.float32)).astype(self.dtype) for array in self.arrays]
 
+    def turns(self) -> Rotary | None:
+        if self.rotary is None:
+            return None
+        table = np.stack([np.cos(self.rotary), np.sin(self.rotary)]).astype(np.float32)
+        return Rotary(mx.array(table), None if self.places is None else mx.array(self.places.astype(np.int32)))
+
     def run(self) -> list[np.ndarray]:
         """Output and gradients by the kernels, float64."""
-        frequencies = None if self.frequencies is None else mx.array(self.frequencies)
-        function = attend(mx.array(self.spans), frequencies)
+        function = attend(mx.array(self.spans), self.turns())
         outputs, gradients = mx.vjp(
             function, self.arguments(), [mx.array(self.dy.astype(np.float32)).astype(self.dtype)]
         )
@@ -38,26 +43,38 @@ class Case:
 
 
 def make_case(kind: str, shape: Sequence[int], dtype: mx.Dtype = mx.float32, seed: int = 0, scale: float = 1.0) -> Case:
-    """Random arguments: a ``window``, a ``read`` out of one or ``own`` keys; shape is B, Q, L, G, H / G, d."""
+    """Random arguments: a ``window``, one with pixels ``scattered`` on a grid, a ``read`` out of one or ``own`` keys.
+
+    Shape is B, Q, L, G, H / G, d.
+    """
     rng = np.random.default_rng(seed)
     rows, queries, keys, groups, repeat, size = shape
-    queries = keys if kind == "window" else queries
+    queries = keys if kind in ("window", "scattered") else queries
     shapes = [(rows, queries, groups * repeat, size), (rows, keys, groups, size), (rows, keys, groups, size)]
     shapes += [(rows, queries, groups, size)] * 2 if kind == "own" else []
     arrays = [held(rng.standard_normal(s) * scale, dtype) for s in shapes]
-    frequencies = None if kind == "own" else rng.integers(0, 2**32, size // 2, dtype=np.uint32)
     return Case(
         arrays,
         make_spans(kind, rng, rows, queries, keys),
-        frequencies,
+        None if kind == "own" else make_angles(kind, rng, keys, size),
+        np.stack([rng.permutation(keys) for _ in range(rows)]) if kind == "scattered" else None,
         held(rng.standard_normal(shapes[0]), dtype),
         dtype,
     )
 
 
+def make_angles(kind: str, rng: np.random.Generator, keys: int, size: int) -> np.ndarray:
+    """Radians of each pair at each place: of places in a row, or ``scattered`` ones on a grid, pairs by turns."""
+    frequency, side = rng.uniform(-np.pi, np.pi, size // 2), math.isqrt(keys - 1) + 1
+    if kind != "scattered":
+        return np.arange(keys)[:, None] * frequency
+    row, column = np.divmod(np.arange(keys)[:, None], side)
+    return np.where(np.arange(size // 2) % 2, row, column) * frequency
+
+
 def make_spans(kind: str, rng: np.random.Generator, rows: int, queries: int, keys: int) -> np.ndarray:
     """int32 ``[B, Q, 2]``: causal up to a random number of valid pixels; random places; random spans, some empty."""
-    if kind == "window":
+    if kind in ("window", "scattered"):
         valid, ends = rng.integers(1, keys + 1, (rows, 1)), np.arange(1, keys + 1)
         ends = np.where(ends <= valid, ends, 0)
     elif kind == "read":
@@ -76,9 +93,10 @@ def expected(case: Case) -> list[np.ndarray]:
     """Output and gradients in float64."""
     q, k, v, *own = case.arrays
     size, repeat, keys = q.shape[-1], q.shape[2] // k.shape[2], k.shape[1]
-    ends, frequencies = case.spans[..., 1], case.frequencies
-    if frequencies is not None:
-        q, k = turn(q, ends - 1, frequencies), turn(k, np.broadcast_to(np.arange(keys), k.shape[:2]), frequencies)
+    if case.rotary is not None:
+        of_keys = case.rotary[np.broadcast_to(np.arange(keys), k.shape[:2]) if case.places is None else case.places]
+        of_queries = np.take_along_axis(of_keys, np.maximum(case.spans[..., 1] - 1, 0)[..., None], axis=1)
+        q, k = turn(q, of_queries), turn(k, of_keys)
     k, v, *own = (np.repeat(x, repeat, axis=2) for x in (k, v, *own))  # [B, L, H, d]
     scores = np.einsum("bqhd,blhd->bhql", q, k) * size**-0.5
     places = np.arange(keys)
@@ -102,15 +120,14 @@ def expected(case: Case) -> list[np.ndarray]:
             np.einsum("bhq,bqhd->bqhd", ds[..., keys], q),
             np.einsum("bhq,bqhd->bqhd", weights[..., keys], case.dy),
         ]
-    if frequencies is not None:
-        dq, dk = turn(dq, 1 - ends, frequencies), turn(dk, -np.broadcast_to(places, k.shape[:2]), frequencies)
+    if case.rotary is not None:
+        dq, dk = turn(dq, -of_queries), turn(dk, -of_keys)
     return [y, dq, *(over_heads(x, repeat) for x in (dk, dv, *values))]
 
 
-def turn(x: np.ndarray, positions: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Rotate pairs of ``x [B, L, n, d]`` by positions ``[B, L]``."""
-    angle = (positions[..., None] * frequencies.astype(np.float64) * TURN)[:, :, None]  # [B, L, 1, d / 2]
-    even, odd = x[..., 0::2], x[..., 1::2]
+def turn(x: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Rotate pairs of ``x [B, L, n, d]`` by angles ``[B, L, d / 2]``."""
+    angle, even, odd = angle[:, :, None], x[..., 0::2], x[..., 1::2]
     pairs = [even * np.cos(angle) - odd * np.sin(angle), even * np.sin(angle) + odd * np.cos(angle)]
     return np.stack(pairs, axis=-1).reshape(x.shape)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ranks import ring_bytes
 from shared.tiny_runs import command, make_data, outcome
@@ -80,3 +81,19 @@ def test_a_short_soak_runs(tmp_path: Path) -> None:
 
 def test_a_ring_sends_all_parts_but_one_twice() -> None:
     assert [ring_bytes(12, ranks) for ranks in (1, 2, 3, 4)] == [0, 48, 64, 72]
+
+
+def test_on_a_gpu_runs_are_compared_within_a_tolerance():
+    from safetensors.numpy import save
+    from shared.tiny_runs import alike
+
+    weights = np.array([1.0, -2.0, 0.5], np.float32)
+    whole, near, far, other = (save({"w": w}) for w in (weights, weights + 1e-3, weights + 1e-2, weights[:2]))
+    assert alike(whole, near, True) and not alike(whole, near, False) and alike(whole, whole, False)
+    assert (
+        not alike(whole, far, True) and not alike(whole, other, True) and not alike(b"no tensors", b"no tensorz", True)
+    )
+    metrics = [{"step": 3, "loss": 1.0, "name": "a"}]
+    assert alike(metrics, [{"step": 3, "loss": 1.0005, "name": "a"}], True)
+    for wrong in ({"step": 4, "loss": 1.0, "name": "a"}, {"step": 3, "loss": 1.01, "name": "a"}, {"step": 3}):
+        assert not alike(metrics, [wrong], True)

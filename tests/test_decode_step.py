@@ -20,26 +20,27 @@ Arguments = tuple[Any, ...]
 
 def case(
     layers: int, rows: int, hidden: int, heads: tuple[int, int, int], wide: int, places: int, count: int,
-    dtype: mx.Dtype = mx.float32, qk_norm: bool = True, biased: bool = False,
+    dtype: mx.Dtype = mx.float32, qk_norm: bool = True, biased: bool = False, recents: int = 1, recent: int = 0,
 ) -> Arguments:  # fmt: skip
     """Random arguments; heads are query heads, key heads and their size."""
     queries, groups, size = heads
     inputs, outputs = (hidden, queries * size, hidden, wide), ((queries + 2 * groups) * size, hidden, 2 * wide, hidden)
     shapes = [(rows, hidden), *((layers, i, o) for i, o in zip(inputs, outputs, strict=True))]
-    shapes += [(layers, rows, groups, places, size)] * 2
+    shapes += [(layers, rows, groups, places, size)] * 2 + [(layers, rows, groups, recents, size)] * 2
     arrays = [mx.zeros(shape, dtype) for shape in shapes]
-    *drawn, bias, count, shape = example(
-        *arrays, mx.zeros((rows, size // 2, 2)), None, count, Shape(queries, qk_norm, 1e-5)
+    *drawn, bias, count, recent, shape = example(
+        *arrays, mx.zeros((rows, size // 2, 2)), None, count, recent, Shape(queries, qk_norm, 1e-5)
     )
     if biased:
         hidden_places = np.random.default_rng(0).random((rows, places)) < 0.4
         bias = mx.array(np.where(hidden_places, -np.inf, 0).astype(np.float32))
-    return *drawn, bias, count, shape
+    return *drawn, bias, count, recent, shape
 
 
 CASES = {  # layers, rows, hidden size, heads, feed-forward width, places, seen
     "tiny": case(3, 1, 64, (4, 2, 16), 128, 40, 37),
-    "rows and a bias": case(2, 3, 64, (4, 2, 16), 128, 70, 70, biased=True),
+    "rows and a bias": case(2, 3, 64, (4, 2, 16), 128, 70, 66, biased=True, recents=7, recent=4),
+    "an open window": case(2, 1, 64, (4, 2, 16), 128, 16, 0, recents=16, recent=7),
     "nothing seen": case(1, 2, 96, (6, 3, 32), 200, 1, 0, qk_norm=False),
     "odd sizes": case(2, 1, 40, (5, 1, 8), 24, 100, 99),
     "wide": case(1, 1, 384, (6, 3, 64), 1152, 33, 5),
@@ -49,22 +50,29 @@ CASES = {  # layers, rows, hidden size, heads, feed-forward width, places, seen
 
 def expected(arguments: Arguments) -> list[np.ndarray]:
     """Row by row, float64."""
-    *arrays, bias, count, shape = arguments
-    x, qkv, out, gate_up, down, keys, values, angles = (np.array(a.astype(mx.float32)).astype(float) for a in arrays)
-    rows, groups, size = len(x), keys.shape[2], keys.shape[4]
-    own_keys, own_values = np.zeros((2, len(qkv), rows, groups, size))
+    *arrays, bias, count, recent, shape = arguments
+    x, qkv, out, gate_up, down, keys, values, *new, angles = (
+        np.array(a.astype(mx.float32)).astype(float) for a in arrays
+    )
+    rows, groups, size, seen = len(x), keys.shape[2], keys.shape[4], count + recent
+    keys, values = (
+        np.concatenate([cache[..., :count, :], young[..., :recent, :]], axis=3)
+        for cache, young in zip((keys, values), new, strict=True)
+    )
+    own_keys, own_values = np.zeros((2, len(qkv), rows, groups, new[0].shape[3], size))
+    own_keys[..., :recent, :], own_values[..., :recent, :] = keys[..., count:, :], values[..., count:, :]
     for a, n in np.ndindex(len(qkv), rows):
         z = (norm(x[n], shape.eps) @ qkv[a]).reshape(-1, size)
         turned = [turn(norm(h, shape.eps) if shape.qk_norm else h, angles[n]) for h in z[: shape.heads + groups]]
-        own_keys[a, n], own_values[a, n] = turned[shape.heads :], z[shape.heads + groups :]
+        own_keys[a, n, :, recent], own_values[a, n, :, recent] = turned[shape.heads :], z[shape.heads + groups :]
         heads = []
         for h in range(shape.heads):
             g = h * groups // shape.heads
-            k = np.vstack([keys[a, n, g, :count], own_keys[a, n, g]])
+            k = np.vstack([keys[a, n, g], own_keys[a, n, g, recent]])
             scores = k @ turned[h] / size**0.5
-            scores[:count] += 0 if bias is None else np.array(bias)[n, :count]
+            scores[:seen] += 0 if bias is None else np.array(bias)[n, :seen]
             weights = np.exp(scores - scores.max())
-            heads.append(weights @ np.vstack([values[a, n, g, :count], own_values[a, n, g]]) / weights.sum())
+            heads.append(weights @ np.vstack([values[a, n, g], own_values[a, n, g, recent]]) / weights.sum())
         x[n] += np.concatenate(heads) @ out[a]
         gate, up = np.split(norm(x[n], shape.eps) @ gate_up[a], 2)
         x[n] += (gate / (1 + np.exp(-gate)) * up) @ down[a]
@@ -117,7 +125,7 @@ def test_weights_are_read_once(emulated: Any) -> None:
     """A launch for one row moves each weight once, and the keys and values that are seen."""
     arguments = CASES["tiny"]
     launch(*arguments)
-    *arrays, _, count, _ = arguments
+    *arrays, _, count, _, _ = arguments
     seen = [a.nbytes * count // a.shape[3] for a in arrays[5:7]]
     assert traffic(reports[0]) <= 1.2 * (sum(a.nbytes for a in arrays[:5]) + sum(seen))
 

@@ -474,3 +474,98 @@ def test_runs_take_turns_and_the_first_one_is_not_timed():
     a, b = RACE([run("a", 0.002), run("b", 0.004)])
     assert 0.002 <= a < 0.05 and 0.004 <= b < 0.05
     assert [name for name, _ in groupby(order[4:])] == ["a", "b"] * trial.ROUNDS
+
+
+# --- forward alone, and launches that are refused ---------------------------------------------------------------------
+
+
+def test_forward_alone_decides_for_itself(monkeypatch):
+    """A kernel that is slow at gradients is used where nobody asks for any, and not in training."""
+    probed = []
+
+    def race(runs):
+        probed.append(len(runs[0]()))
+        return [1.0, 2.0] if probed[-1] == 1 else [2.0, 1.0]  # one result; or with the gradients of two arguments
+
+    monkeypatch.setattr(trial, "race", race)
+    with module.forward_only():
+        assert last_run(KERNEL, X, Y, 2.0)[1] == "metal"
+    assert last_run(KERNEL, X, Y, 2.0)[1] == "reference"
+    with module.forward_only():
+        assert last_run(KERNEL, X, Y, 2.0)[1] == "metal"
+    assert probed == [1, 3] and [found.forward_only for found in decisions()] == [True, False]
+
+
+def test_forward_alone_compares_no_gradients():
+    with module.forward_only():
+        assert last_run(replace(KERNEL, metal=wrong_gradient), X, Y, 2.0)[1] == "metal"
+    with pytest.warns(PixWordWarning, match="times the tolerance"):
+        assert last_run(replace(KERNEL, metal=wrong_gradient), X, Y, 2.0)[1] == "reference"
+
+
+def test_a_kernel_without_gradients_is_tried_once():
+    kernel = replace(KERNEL, trained=False)
+    dispatch(kernel, X, Y, 2.0)
+    with module.forward_only():
+        dispatch(kernel, X, Y, 2.0)
+    assert len(decisions()) == 1
+
+
+def test_what_reads_and_scores_asks_for_the_forward_pass_alone(small_model, monkeypatch):
+    """Held-out losses, likelihood, prompts of words and of drawings; a training step does not."""
+    from mlx_pixword.evaluation.meter import LossMeter
+    from mlx_pixword.inference.growing_images import GrowingImages
+    from mlx_pixword.inference.likelihood import score_document
+    from mlx_pixword.inference.settings import SampleArgs
+    from mlx_pixword.inference.words import generate_words
+    from mlx_pixword.model.batch import collate
+    from mlx_pixword.model.document import BOS, ImageTokens, make_document
+    from mlx_pixword.ops import window_attention
+    from mlx_pixword.pixels.windows import to_windows
+
+    model = small_model()
+    image = ImageTokens(*to_windows(np.zeros((4, 4), np.int32), 4, model.args.num_pix), 4, 4)
+    document = make_document([[BOS, 7], image, [5]])
+    asked = []
+    monkeypatch.setattr(
+        window_attention, "dispatch",
+        lambda kernel, *args: asked.append(module._forward_only.get()) or kernel.reference(*args),
+    )  # fmt: skip
+    batch = collate([[document]], model.args.vocab_size, model.args.num_pix, model.args.window_size)
+    for reads in (
+        lambda: LossMeter(model, 64).add([document]),
+        lambda: score_document(model, document),
+        lambda: next(generate_words(model, batch, SampleArgs(max_tokens=1))),
+        lambda: GrowingImages(model, [document], [2]),
+    ):
+        asked.clear()
+        reads()
+        assert asked and all(asked)
+    asked.clear()
+    model.forward(batch)
+    assert asked and not any(asked)
+
+
+def test_a_launch_that_is_refused_falls_back_with_one_warning():
+    """At the trial, as MLX refuses a threadgroup that the pipeline's registers have no room for."""
+
+    def refused(x, y, factor):
+        raise ValueError("Thread group size (512) is greater than the maximum allowed threads per threadgroup (384).")
+
+    with pytest.warns(PixWordWarning, match="Thread group size") as caught:
+        for x in (X, X[:2]):
+            assert last_run(replace(KERNEL, metal=refused), x, x, 2.0)[1] == "reference"
+    assert len(caught) == 1
+
+
+def test_a_launch_that_is_refused_after_its_trial_falls_back_too():
+    def refused_later(x, y, factor):
+        if decisions():
+            raise ValueError("refused")
+        return equal(x, y, factor)
+
+    kernel = replace(KERNEL, metal=refused_later)
+    with pytest.warns(PixWordWarning, match="refused") as caught:
+        for _ in range(3):
+            assert np.array_equal(dispatch(kernel, X, Y, 2.0), [1, -16, 6])
+    assert len(caught) == 1 and calls[-1] == "reference" and [found.used for found in decisions()] == [False]

@@ -9,6 +9,7 @@ import pytest
 
 import mlx_pixword as pw
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.inference import draw as draw_module
 from mlx_pixword.inference import pixel_sampler
 from mlx_pixword.inference.draw import DRAW, UNDRAWN, draw, generate_image, generate_images
 from mlx_pixword.inference.growing_images import GrowingImages
@@ -209,3 +210,22 @@ def test_an_image_of_another_size_cannot_be_completed(sharp: PixWordModel, rng: 
     with pytest.raises(PixWordError, match="image to complete is 3x3"):
         tokens(sharp, "", (4, 4), keep=image, keep_rows=2)
     assert DRAW not in tokens(sharp, "", (3, 3), keep=image, keep_rows=3)[0, 0, :9]
+
+
+def test_the_device_is_never_left_without_work(small_model: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block of pixels is handed over before the one before it is waited for, and windows come one block behind."""
+    model, order = small_model(dtype="bfloat16"), []
+    started, waited = mx.async_eval, mx.eval
+    monkeypatch.setattr(draw_module.mx, "async_eval", lambda *arrays: order.append("start") or started(*arrays))
+    monkeypatch.setattr(draw_module.mx, "eval", lambda *arrays: order.append("wait") or waited(*arrays))
+    monkeypatch.setattr(draw_module, "AHEAD", 4)
+    for state in draw(model, Processor(model.args), size=(8, 12), temp=0):
+        order.append(state.pixels)
+    order = order[order.index("start") :]  # prompts are waited for before
+    assert order.count("start") == 24 and order[-1] == 96
+    under_way = [order[:n].count("start") - order[:n].count("wait") for n in range(1, len(order) + 1)]
+    assert set(under_way) == {1, 2}
+    shown = [n for n in order if isinstance(n, int)]
+    assert shown == [16, 32, 48, 64, 80, 96]
+    for n in shown[:-1]:
+        assert order[: order.index(n)].count("start") > n // 4  # the next block is under way

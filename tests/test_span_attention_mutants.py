@@ -22,12 +22,13 @@ def cases() -> Iterator[Case]:
     yield make_case("window", (4, 0, 33, 1, 1, 16), scale=40.0)
     yield make_case("own", (1, 150, 100, 2, 2, 16))
     yield make_case("own", (1, 9, 40, 1, 1, 16), scale=40.0)
-    yield make_case("read", (1, 3, 80, 1, 2, 128))
+    yield make_case("read", (1, 3, 72, 1, 2, 128))  # 72 places: the rotary table's last factor is not used
+    yield make_case("scattered", (2, 0, 16, 1, 2, 16))
     full = make_case("window", (1, 0, 64, 1, 2, 64))
     full.spans[:, :, 1] = np.arange(1, 65)
     yield full
-    late = make_case("own", (1, 40, 100, 1, 2, 16))  # begins where a threadgroup's keys end, and a simdgroup's
-    late.spans[0] = [(64, 90)] * 16 + [(72, 90)] * 16 + [(0, 0)] * 8
+    late = make_case("own", (1, 40, 140, 1, 2, 16))  # begins where a threadgroup's keys end, and a simdgroup's
+    late.spans[0] = [(128, 135)] * 16 + [(72, 90)] * 16 + [(0, 0)] * 8
     yield late
 
 

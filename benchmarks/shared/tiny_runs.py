@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 CLOCKS = ("tokens_per_second", "peak_gb", "active_gb")  # of metrics: what depends on the machine's mood
+NEARLY = 1e-3  # of the largest number, where sums have no fixed order
 SETTINGS = {
     "image-size": 24, "window-size": 4, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1,
     "image-layers": 1, "intermediate-size": 16, "max-seq-len": 128, "batch-tokens": 128, "group-size": 16,
@@ -55,3 +56,44 @@ def outcome(out: Path) -> dict[str, Any]:
     files["optimizer"] = (newest / "optimizer.safetensors").read_bytes()
     skipped = out / "skipped.jsonl"  # not there until a file is skipped
     return {**files, "skipped.jsonl": skipped.read_bytes() if skipped.exists() else b"", "metrics": metrics}
+
+
+def alike(wanted: Any, found: Any, nearly: bool) -> bool:
+    """Whether parts of two outcomes are equal; or ``nearly``, their numbers within `NEARLY` of the largest."""
+    if wanted == found or not nearly:
+        return bool(wanted == found)
+    if isinstance(wanted, bytes):
+        tensors = _tensors(wanted), _tensors(found)
+        return tensors[0].keys() == tensors[1].keys() and all(_near(tensors[0][n], tensors[1][n]) for n in tensors[0])
+    if isinstance(wanted, dict):
+        return wanted.keys() == found.keys() and all(alike(wanted[name], found[name], True) for name in wanted)
+    if isinstance(wanted, list):
+        return len(wanted) == len(found) and all(alike(a, b, True) for a, b in zip(wanted, found, strict=True))
+    return isinstance(wanted, float) and isinstance(found, float) and _near(np.array(wanted), np.array(found))
+
+
+def _tensors(file: bytes) -> dict[str, np.ndarray]:
+    """Of a safetensors file; another file is bytes."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(file)
+    except SafetensorError:
+        return {"": np.frombuffer(file, np.uint8)}
+
+
+def _near(wanted: np.ndarray, found: np.ndarray) -> bool:
+    if wanted.shape != found.shape or wanted.dtype != found.dtype:
+        return False
+    if not np.issubdtype(wanted.dtype, np.floating):
+        return bool(np.array_equal(wanted, found))
+    scale = NEARLY * max(float(np.abs(wanted).max(initial=0.0)), 1e-6)
+    return bool(np.allclose(found, wanted, rtol=0, atol=scale, equal_nan=True))
+
+
+def on_gpu() -> bool:
+    """Whether runs compute on a GPU."""
+    import mlx.core as mx
+
+    return bool(mx.default_device() == mx.gpu)

@@ -19,7 +19,7 @@ from ..pixels.images import Decoded, decode
 REQUEST = struct.Struct("<cIdQ")  # PATH or BYTES, image size, seconds of processor time, bytes that follow
 ANSWER = struct.Struct("<cIIIIHQ")  # PIXELS or REASON, height, width, both of the file, bytes of note, of the rest
 PATH, BYTES, PIXELS, REASON = b"p", b"b", b"i", b"r"
-MAX_MEMORY = 4 * 2**30  # address space; a file within the pixel limit needs about a quarter
+MAX_MEMORY = 4 * 2**30  # address space, on Linux; a file within the pixel limit needs about a quarter
 
 
 def main() -> None:

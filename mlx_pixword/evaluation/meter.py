@@ -13,6 +13,7 @@ from ..model.batch import collate
 from ..model.document import Document
 from ..model.losses import LossSums, boundary_sums, query_sums
 from ..model.network import PixWordModel
+from ..ops.dispatch.choose import forward_only
 
 LOGITS = 2**22  # that are made at a time
 
@@ -27,6 +28,7 @@ class LossMeter:
         self._model, self._batch_tokens, self._pixel_queries = model, batch_tokens, pixel_queries
         self._totals = np.zeros(6)
 
+    @forward_only()
     def add(self, documents: Sequence[Document]) -> None:
         args = self._model.args
         for rows in bucket_batches([[document] for document in documents], self._batch_tokens):

@@ -125,18 +125,46 @@ def draw(
     if read == len(lengths):
         return
     decoder = GrowingImages(model, [document for document in documents for _ in range(count)], lengths[read:])
-    for n, length in enumerate(lengths[read:], read):
+    for n, window in enumerate(_windows(decoder, sampler, forced[read:], lengths[read:], drawn), read):
+        tokens[:, n, : len(window)] = np.stack([np.array(pixels) for pixels in window], axis=1)
+        drawn += len(window)
+        yield Drawing(tokens.copy(), height, width, drawn)
+
+
+def _windows(
+    decoder: GrowingImages, sampler: PixelSampler, forced: np.ndarray, lengths: Sequence[int], drawn: int
+) -> Iterator[list[Array]]:
+    """Pixels ``[B]`` of each window; ``drawn`` is the number of the first.
+
+    Blocks of `AHEAD` pixels are handed to the device. It is waited for a block only when the next one is under way, so
+    that it never stands still, and no more than two blocks lie in memory.
+    """
+    last, block = drawn + sum(lengths), deque[Array]()  # the ends of blocks under way
+    closed: deque[tuple[int, list[Array], Array]] = deque()  # windows under way: what is drawn, pixels, logits behind
+    for pixels, length in zip(forced, lengths, strict=True):
         window: list[Array] = []
-        for pixel in forced[n, :length].tolist():
+        for pixel in pixels[:length].tolist():
             window.append(sampler(decoder.logits, drawn) if pixel == DRAW else decoder.same_for_all(pixel))
             drawn += 1
-            if drawn < height * width:
+            if drawn < last:
                 decoder.put(window[-1])
             if drawn % AHEAD == 0:
-                mx.eval(window[-1])
-        decoder.check()  # evaluates the window
-        tokens[:, n, :length] = np.stack([np.array(pixels) for pixels in window], axis=1)
-        yield Drawing(tokens.copy(), height, width, drawn)
+                block.append((drawn, window[-1], decoder.logits))
+                mx.async_eval(*block[-1][1:])
+                if len(block) > 1:
+                    ready, *arrays = block.popleft()
+                    mx.eval(*arrays)
+                    while closed and closed[0][0] <= ready:
+                        yield _checked(decoder, *closed.popleft()[1:])
+        closed.append((drawn, window, decoder.logits))
+    for _, window, logits in closed:
+        yield _checked(decoder, window, logits)
+
+
+def _checked(decoder: GrowingImages, window: list[Array], logits: Array) -> list[Array]:
+    """The window, if the probabilities behind it are finite; waits for it."""
+    decoder.check(logits)
+    return window
 
 
 def prompt_documents(

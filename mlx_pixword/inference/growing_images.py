@@ -8,6 +8,7 @@ open window take turns in one place, and the last one stays. It is the function 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,9 +19,12 @@ from ..model.batch import collate
 from ..model.document import Document
 from ..model.layers import Layer
 from ..model.network import PixWordModel
+from ..ops.dispatch.choose import forward_only
 from .token_layers import Array, Cache, Matrices, TokenLayers, lay_out, side_by_side, turns
 from .token_layers_numpy import NumpyTokenLayers
 from .token_stack import Stack, stacks_run
+
+RECENTS = 16  # pixels of the open window whose keys and values wait in a small array, see token_stack.py
 
 
 class GrowingImages:
@@ -60,7 +64,7 @@ class GrowingImages:
         self._window_turns = self._turns(positions)  # P times [1, n, 1, d / 2]
         self._window = [token_layers.new_cache(count, max(lengths)) for _ in self._image]
         self._offset = self._closed = 0  # pixels of the open window, closed windows
-        self._image_stack = self._stack(self._image, self._window, positions)
+        self._image_stack = self._stack(self._image, self._window, positions, recents=RECENTS)
         self._read(model, documents)
 
     def _laid_out(self, layer: Layer) -> Matrices:
@@ -71,14 +75,15 @@ class GrowingImages:
         return [self._steps.keep(turn) for turn in mx.unstack(turns(self._args, positions))]
 
     def _stack(
-        self, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray, bias: Array = None
+        self, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray, **how: Any
     ) -> Stack | None:
         """The block as a stack, where that is faster."""
         if isinstance(self._steps, NumpyTokenLayers) or not stacks_run(self._args):
             return None
-        stack = Stack(self._args, layers, caches, positions, bias)
+        stack = Stack(self._args, layers, caches, positions, **how)
         return stack if stack.pays() else None
 
+    @forward_only()
     def _read(self, model: PixWordModel, documents: Sequence[Document]) -> None:
         """Put the prompts into the language block's caches; equal ones are computed once."""
         args, distinct = self._args, list(dict.fromkeys(documents))
@@ -99,7 +104,9 @@ class GrowingImages:
         firsts = lengths if empty.any() else lengths[:1]
         positions = firsts + np.arange(len(self._lengths))[:, None]
         self._sequence_turns = self._turns(positions)
-        self._language_stack = self._stack(self._language, self._sequence, positions, self._bias)
+        self._language_stack = self._stack(
+            self._language, self._sequence, positions, bias=self._bias, start=self._start
+        )
         mx.eval(self.logits, self._window_turns, self._sequence_turns)
 
     def put(self, tokens: Array) -> None:
@@ -135,9 +142,9 @@ class GrowingImages:
             x = self._steps.combine(layer, x, self._steps.heads(x, layer.qkv), turn, cache, place, self._bias)
         return x
 
-    def check(self) -> None:
-        """Raise `PixWordError` if the probabilities are not finite."""
-        if not np.isfinite(np.array(self.logits)).all():
+    def check(self, logits: Array = None) -> None:
+        """Raise `PixWordError` if the probabilities of the next pixel, or earlier ``logits``, are not finite."""
+        if not np.isfinite(np.array(self.logits if logits is None else logits)).all():
             raise PixWordError("the model gives probabilities that are not finite; its weights are damaged")
 
 

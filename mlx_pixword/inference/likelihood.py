@@ -17,6 +17,7 @@ from ..common.errors import PixWordError
 from ..model.batch import Batch, collate
 from ..model.document import END_IMAGE, NO_TARGET, WINDOW, Document, ImageTokens
 from ..model.network import PixWordModel
+from ..ops.dispatch.choose import forward_only
 from ..pixels.windows import window_order
 
 QUERIES = 4096  # pixels that pass the language block at a time
@@ -85,6 +86,7 @@ def log_likelihood(model: PixWordModel, batch: Batch) -> LogLikelihood:
     return LogLikelihood(np.concatenate(words), np.concatenate(pixels), images)
 
 
+@forward_only()
 def score_document(model: PixWordModel, document: Document) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of one document's words and pixels; see `LogLikelihood`."""
     args = model.args

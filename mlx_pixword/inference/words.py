@@ -17,6 +17,7 @@ from ..inputs.processor import Part, Processor
 from ..model.batch import Batch
 from ..model.document import BOS, END_IMAGE, EOS, IMAGE, PAD, UNK
 from ..model.network import PixWordModel
+from ..ops.dispatch.choose import forward_only
 from .filters import filtered
 from .settings import SampleArgs
 
@@ -121,8 +122,9 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     after = [row[-1].positions(model.args.grid)[1] for row in batch.documents]  # positions of the first words
     shift = mx.array(after) - mx.array(lengths)  # of positions over places
     at_end = mx.array(lengths)[:, None, None] - 1
-    x = model.read(batch, model.states_in_chunks(batch), cache)  # [B, L, D]
-    logits = model.logits(mx.take_along_axis(x, at_end, axis=1))[:, 0]  # [B, V + K], of the last elements alone
+    with forward_only():
+        x = model.read(batch, model.states_in_chunks(batch), cache)  # [B, L, D]
+        logits = model.logits(mx.take_along_axis(x, at_end, axis=1))[:, 0]  # [B, V + K], of the last elements alone
     for layer_cache in cache:
         layer_cache.finalize()
     history: list[list[int]] = [[] for _ in lengths]

@@ -10,9 +10,11 @@ from typing import Any
 import mlx.core as mx
 
 from .dispatch.choose import dispatch
-from .dispatch.kernel import Kernel, bucket, normal, whole
+from .dispatch.kernel import SMALL_ARRAY, Kernel, bucket, normal, trial_count, whole
 from .exponentials import softmax
 from .span_attention import SOURCES, attend, suits
+
+LONG, MANY = 512, 256  # elements and queries of a trial: more than a threadgroup takes at a time
 
 
 def conditional_attention(
@@ -70,8 +72,12 @@ def launch(q: mx.array, own_k: mx.array, own_v: mx.array, k: mx.array, v: mx.arr
 
 
 def example(*args: mx.array) -> tuple[Any, ...]:
-    *arrays, spans = args
-    return *(normal(x.shape, x.dtype, seed) for seed, x in enumerate(arrays)), _ends(spans.shape, args[3].shape[1])
+    """Random arguments for a trial: fewer rows, and fewer queries, elements and heads where there are very many."""
+    q, _, _, k, _, _ = args
+    (rows, queries, length, groups), size = _counts(q, k), q.shape[3]
+    own, shared = (rows, queries, groups, size), (rows, length, groups, size)
+    shapes = (rows, queries, groups * (q.shape[2] // k.shape[2]), size), own, own, shared, shared
+    return *(normal(shape, q.dtype, seed) for seed, shape in enumerate(shapes)), _ends((rows, queries), length)
 
 
 def _ends(shape: Any, length: int) -> mx.array:
@@ -83,7 +89,20 @@ def _ends(shape: Any, length: int) -> mx.array:
 def shape_class(*args: mx.array) -> Hashable:
     """The heads decide; of the numbers of queries and elements only the power of two."""
     q, k = args[0], args[3]
-    return q.dtype, q.shape[2:], k.shape[2:], bucket(q.shape[0]), bucket(q.shape[1]), bucket(k.shape[1])
+    rows, queries, length, groups = _counts(q, k)
+    counts = bucket(rows), bucket(queries), bucket(length), min(rows * queries, SMALL_ARRAY)
+    return q.dtype, q.shape[2] // k.shape[2], groups, q.shape[3], counts
+
+
+def _counts(q: mx.array, k: mx.array) -> tuple[int, int, int, int]:
+    """Rows, queries, elements and key heads of a trial; more queries and elements than a block has make no other build.
+
+    The reference keeps about twelve numbers a score.
+    """
+    heads, repeat, length = q.shape[2], q.shape[2] // k.shape[2], min(k.shape[1], LONG)
+    queries = trial_count(q.shape[1], 48 * heads * length, MANY, q.shape[1])
+    each = 48 * queries * length
+    return trial_count(q.shape[0], heads * each), queries, length, trial_count(k.shape[2], repeat * each, 1, k.shape[2])
 
 
 def standard() -> Mapping[str, tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from .dispatch.load import build_kernel
 
 MOST_PIXELS = 2**30  # padding included: the kernels count bytes in 32 bits
 THREADS = 256  # a threadgroup
+LONGEST = 1024  # side of a trial's image, pixels
 
 
 def fold_windows(rgb: mx.array, fold_factor: int, window_size: int) -> mx.array:
@@ -104,7 +105,7 @@ def _fold_metal(rgb: mx.array, fold_factor: int, window_size: int) -> mx.array:
 
 
 def _fold_example(rgb: mx.array, fold_factor: int, window_size: int) -> tuple[Any, ...]:
-    return _image(*rgb.shape[:2]), fold_factor, window_size
+    return _image(*_shown(*rgb.shape[:2])), fold_factor, window_size
 
 
 @lru_cache(maxsize=64)
@@ -139,6 +140,7 @@ def _unfold_metal(windows: mx.array, height: int, width: int, fold_factor: int, 
 
 
 def _unfold_example(windows: mx.array, height: int, width: int, fold_factor: int, window_size: int) -> tuple[Any, ...]:
+    height, width = _shown(height, width)
     return _tokens(height, width, fold_factor, window_size), height, width, fold_factor, window_size
 
 
@@ -164,9 +166,25 @@ def _layout(fold_factor: int, window_size: int) -> mx.array:
     return mx.array([_bits(fold_factor), window_size], mx.int32)
 
 
-def _shape_class(array: mx.array, *settings: int) -> Hashable:
-    """Sizes within a factor of two are alike; MLX hands arrays under 8 elements over in another address space."""
-    return array.size.bit_length(), array.size < 8, settings[-2:]
+def _fold_class(rgb: mx.array, fold_factor: int, window_size: int) -> Hashable:
+    """Sizes within a factor of two are alike; threadgroups are full in all but the smallest images."""
+    across = -(-rgb.shape[1] // window_size)
+    return _area(*rgb.shape[:2]), min(across, THREADS // min(window_size**2, THREADS)), fold_factor, window_size
+
+
+def _unfold_class(windows: mx.array, height: int, width: int, fold_factor: int, window_size: int) -> Hashable:
+    columns = min(width, 32)
+    return _area(height, width), columns, min(height, THREADS // columns), fold_factor, window_size
+
+
+def _area(height: int, width: int) -> int:
+    height, width = _shown(height, width)
+    return (height * width).bit_length()
+
+
+def _shown(height: int, width: int) -> tuple[int, int]:
+    """The size of a trial's image: a pixel of a larger one takes as long."""
+    return min(height, LONGEST), min(width, LONGEST)
 
 
 def _image(height: int, width: int) -> mx.array:
@@ -191,10 +209,10 @@ def _unfolds(sizes: list[tuple[int, int]]) -> dict[str, tuple[Any, ...]]:
 
 
 FOLD = Kernel(
-    "fold_colors", _fold_reference, _fold_metal, _fold_example, trained=False, shape_class=_shape_class,
+    "fold_colors", _fold_reference, _fold_metal, _fold_example, trained=False, shape_class=_fold_class,
     standard=lambda: _folds(SIZES), small=lambda: _folds(SMALL_SIZES),
 )  # fmt: skip
 UNFOLD = Kernel(
-    "unfold_colors", _unfold_reference, _unfold_metal, _unfold_example, trained=False, shape_class=_shape_class,
+    "unfold_colors", _unfold_reference, _unfold_metal, _unfold_example, trained=False, shape_class=_unfold_class,
     standard=lambda: _unfolds(SIZES), small=lambda: _unfolds(SMALL_SIZES),
 )  # fmt: skip

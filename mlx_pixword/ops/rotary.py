@@ -62,13 +62,3 @@ def rotate(x: mx.array, rotary: mx.array) -> mx.array:
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     return mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
-
-
-def turns(head_size: int, theta: float) -> np.ndarray:
-    """The same frequencies in units of 2^-32 of a turn, uint32 ``[d / 2]``.
-
-    The product with a position wraps around as its angle does, so a kernel needs no table: the error is at most
-    half a unit a position, 1e-6 radians at position 1,000.
-    """
-    whole_turn = 2.0**32
-    return np.rint(inverse_frequencies(head_size, theta) / (2 * np.pi) * whole_turn).astype(np.uint32)

@@ -5,16 +5,17 @@ H  query heads    G  key heads    d  head size
 """
 
 from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from .attention import attention
 from .dispatch.choose import dispatch
-from .dispatch.kernel import Kernel, bucket, normal, whole
-from .rotary import rotary_table, rotate, turns
-from .span_attention import SOURCES, attend, suits
+from .dispatch.kernel import SMALL_ARRAY, Kernel, bucket, normal, trial_count, whole
+from .rotary import rotary_table, rotate
+from .span_attention import SOURCES, Rotary, attend, suits
 
 
 def window_attention(
@@ -30,7 +31,8 @@ def window_attention(
         k, v: ``[U, P, G, d]``, not rotated.
         reads: int32 ``[U, R]``, the number of each query's pixel in its window; None: R is P, all pixels.
         theta: base of the rotary frequencies, see `rotary.inverse_frequencies`.
-        rotary: float32 ``[2, P, d / 2]``, cosine and sine by place in a full window, instead of those by ``theta``.
+        rotary: float32 ``[2, P, d / 2]``, cosine and sine by place in a full window, instead of those by ``theta``: by
+            places in a row, or by rows and columns, as `span_attention.Rotary` asks for.
         places: int32 ``[U, P]``, the place of each pixel in the full window; None: a pixel's number.
 
     Returns:
@@ -43,10 +45,10 @@ def window_attention(
 
     Source: the image block of arXiv 2605.14028; RoPE, arXiv 2104.09864; the kernel, FlashAttention, arXiv 2205.14135.
     """
-    reads = None if reads is None else mx.stop_gradient(reads)  # recomputed layers ask for the gradient of everything
-    if rotary is not None:
-        return reference(q, k, v, reads, theta, mx.stop_gradient(rotary), places)
-    return dispatch(WINDOW_ATTENTION, q, k, v, reads, theta) if suits(q, k) else reference(q, k, v, reads, theta)
+    # recomputed layers ask for the gradient of everything
+    reads, rotary, places = (None if x is None else mx.stop_gradient(x) for x in (reads, rotary, places))
+    fits = suits(q, k, k.shape[1] if rotary is None else rotary.shape[1])
+    return (partial(dispatch, WINDOW_ATTENTION) if fits else reference)(q, k, v, reads, theta, rotary, places)
 
 
 def reference(
@@ -57,18 +59,21 @@ def reference(
     return _plain(attention, q, k, v, reads, theta, rotary, places)
 
 
-def fused(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+def fused(
+    q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> mx.array:  # fmt: skip
     """The same with MLX's own fused attention, to be measured against."""
 
     def attend_fused(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Any) -> mx.array:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
-    return _plain(attend_fused, q, k, v, reads, theta)
+    return _plain(attend_fused, q, k, v, reads, theta, rotary, places)
 
 
 def _plain(
     attend: Any, q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
-    rotary: mx.array | None = None, places: mx.array | None = None,
+    rotary: mx.array | None, places: mx.array | None,
 ) -> mx.array:  # fmt: skip
     pixels, size = k.shape[1], k.shape[-1]
     rotary = mx.array(rotary_table(pixels, size, theta)) if rotary is None else rotary  # [2, P, d / 2]
@@ -76,32 +81,54 @@ def _plain(
         keys = rotary[:, places][:, :, None]  # [2, U, 1, P, d / 2]
         own = keys if reads is None else rotary[:, mx.take_along_axis(places, reads, axis=1)][:, :, None]
     else:
-        keys, own = rotary, rotary if reads is None else rotary[:, reads][:, :, None]  # [2, U, 1, R, d / 2]
+        keys, own = rotary[:, :pixels], rotary[:, :pixels] if reads is None else rotary[:, reads][:, :, None]
     mask = "causal" if reads is None else (mx.arange(pixels) <= reads[..., None])[:, None]  # [U, 1, R, P]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [U, n, P, d]
     return attend(rotate(q, own), rotate(k, keys), v, size**-0.5, mask).swapaxes(1, 2)
 
 
-def launch(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> mx.array:
+def launch(
+    q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> mx.array:  # fmt: skip
     """The same by ``metal/attention.metal``: a pixel sees the span from 0 to itself."""
     ends = mx.broadcast_to(mx.arange(1, k.shape[1] + 1), k.shape[:2]) if reads is None else reads + 1  # [U, R]
     spans = mx.stack([mx.zeros_like(ends), ends], axis=-1).astype(mx.int32)
-    return attend(spans, _frequencies(k.shape[-1], theta))(q, k, v)
+    table = mx.array(rotary_table(k.shape[1], k.shape[-1], theta)) if rotary is None else rotary
+    return attend(spans, Rotary(table, places))(q, k, v)
 
 
-@lru_cache(maxsize=8)
-def _frequencies(head_size: int, theta: float) -> mx.array:
-    return mx.array(turns(head_size, theta))
+def example(
+    q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Random arguments for a trial: the same windows, fewer of them, and fewer heads of very large ones."""
+    windows, groups = _counts(q, k)
+    heads = groups * (q.shape[2] // k.shape[2])
+    shapes = (windows, q.shape[1], heads, q.shape[3]), (windows, k.shape[1], groups, k.shape[3])
+    arrays = (normal(shapes[x is not q], q.dtype, seed) for seed, x in enumerate((q, k, v)))
+    chosen = None if reads is None else whole((windows, reads.shape[1]), k.shape[1])
+    table = None if rotary is None else mx.array(rotary_table(rotary.shape[1], k.shape[-1], theta))
+    scattered = None if places is None or rotary is None else whole((windows, k.shape[1]), rotary.shape[1])
+    return *arrays, chosen, theta, table, scattered
 
 
-def example(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> tuple[Any, ...]:
-    places = None if reads is None else whole(reads.shape, k.shape[1])
-    return *(normal(x.shape, x.dtype, seed) for seed, x in enumerate((q, k, v))), places, theta
-
-
-def shape_class(q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float) -> Hashable:
+def shape_class(
+    q: mx.array, k: mx.array, v: mx.array, reads: mx.array | None, theta: float,
+    rotary: mx.array | None = None, places: mx.array | None = None,
+) -> Hashable:  # fmt: skip
     """The heads and the window decide; of the number of windows and reads only the power of two."""
-    return q.dtype, q.shape[2:], k.shape[1:], bucket(k.shape[0]), None if reads is None else bucket(reads.shape[1])
+    windows, groups = _counts(q, k)
+    counts = bucket(windows), None if reads is None else bucket(reads.shape[1]), min(windows * q.shape[1], SMALL_ARRAY)
+    table = None if rotary is None else (rotary.shape[1], places is None)
+    return q.dtype, q.shape[2] // k.shape[2], groups, k.shape[1], k.shape[3], counts, table
+
+
+def _counts(q: mx.array, k: mx.array) -> tuple[int, int]:
+    """Windows and key heads of a trial. The reference keeps about eight numbers a score."""
+    repeat, (_, pixels, groups, size) = q.shape[2] // k.shape[2], k.shape
+    each = 32 * repeat * q.shape[1] * pixels + 64 * pixels * size
+    return trial_count(k.shape[0], groups * each), trial_count(groups, each, most=groups)
 
 
 def standard() -> Mapping[str, tuple[Any, ...]]:
@@ -118,6 +145,7 @@ def small() -> Mapping[str, tuple[Any, ...]]:
     return {
         "P 256, d 64, H/G 2": _case(1, 256, 2, 1, 64, mx.float32),
         "the same, 4 read out": _case(1, 256, 2, 1, 64, mx.float32, reads=4),
+        "P 16, rows and columns": (*_case(4, 16, 2, 1, 16, mx.float32)[:5], *_grid(4, 4, 16)),
     }
 
 
@@ -126,7 +154,16 @@ def _case(
 ) -> tuple[Any, ...]:
     kv = normal((windows, pixels, groups, size), dtype, 1)
     q = normal((windows, reads or pixels, heads, size), dtype, 0)
-    return q, kv, normal(kv.shape, dtype, 2), whole((windows, reads), pixels) if reads else None, 5e5
+    return q, kv, normal(kv.shape, dtype, 2), whole((windows, reads), pixels) if reads else None, 5e5, None, None
+
+
+def _grid(windows: int, side: int, size: int) -> tuple[mx.array, mx.array]:
+    """A table by rows and columns, and windows that are cut off at the right."""
+    row, column = np.divmod(np.arange(side**2)[:, None], side)
+    table = rotary_table(side, size, 100.0)
+    axes = np.where(np.arange(size // 2) % 2, table[:, row[:, 0]], table[:, column[:, 0]])
+    order = np.argsort(column[:, 0] == side - 1, kind="stable")  # the last column is not there: any place will do
+    return mx.array(axes), mx.array(np.broadcast_to(order, (windows, side**2)).astype(np.int32))
 
 
 WINDOW_ATTENTION = Kernel(
@@ -135,6 +172,7 @@ WINDOW_ATTENTION = Kernel(
     metal=launch,
     example=example,
     trained=True,
+    constants=(5,),
     shape_class=shape_class,
     standard=standard,
     small=small,

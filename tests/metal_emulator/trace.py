@@ -189,6 +189,19 @@ def metal_kernel(**how: Any) -> Callable[..., list[mx.array]]:
     return call
 
 
+def noting_kernel(calls: list[Call], /, **how: Any) -> Callable[..., list[mx.array]]:
+    """As `metal_kernel`, but nothing runs: every launch appends its `Call` to a list and gives zeros."""
+    kernel = cast(Callable[..., Any], _real_metal_kernel(**how))
+
+    def call(*, inputs: Sequence[Any], **launch_: Any) -> list[mx.array]:
+        arrays = [_concrete(x) for x in inputs]
+        calls.extend(trace(lambda *xs: kernel(inputs=list(xs), **launch_), *arrays))
+        shapes, dtypes = launch_["output_shapes"], launch_["output_dtypes"]
+        return [mx.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+
+    return call
+
+
 def _concrete(x: Any) -> mx.array:
     """Values apart from any graph that is being differentiated."""
     return mx.stop_gradient(x) if isinstance(x, mx.array) else mx.array(x)

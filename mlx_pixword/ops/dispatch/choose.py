@@ -7,20 +7,23 @@ reference always, ``verify`` the kernel always, compared with the reference at e
 import os
 import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
 
 from ...common.errors import PixWordError, PixWordWarning
 from .kernel import Decision, Kernel, KernelError
-from .trial import compare, examine
+from .trial import compare, examine, failure
 
-__all__ = ["Decision", "Kernel", "KernelError", "available", "decide", "decisions", "dispatch", "mode"]
+__all__ = ["Decision", "Kernel", "KernelError", "available", "decide", "decisions", "dispatch", "forward_only", "mode"]
 
 VARIABLE, MODES = "PIXWORD_KERNELS", ("on", "off", "verify")
 
 _decisions: dict[Hashable, Decision] = {}
+_forward_only: ContextVar[bool] = ContextVar("forward_only", default=False)
 _lock = threading.RLock()  # a reference may dispatch other kernels
 
 
@@ -40,23 +43,60 @@ def dispatch(kernel: Kernel, *args: Any) -> Any:
     return choose(kernel, args)(*args)
 
 
+@contextmanager
+def forward_only() -> Iterator[None]:
+    """Inside, kernels are chosen by their forward pass alone, as nobody asks for a gradient; also a decorator.
+
+    MLX takes its own fused attention where no gradient is traced, so a kernel may pay in training and not in reading.
+    A gradient that is asked for nonetheless is right.
+    """
+    token = _forward_only.set(True)
+    try:
+        yield
+    finally:
+        _forward_only.reset(token)
+
+
 def choose(kernel: Kernel, args: tuple[Any, ...]) -> Callable[..., Any]:
-    """The kernel's launch or its reference, as was decided for the shape class of these arguments."""
-    return kernel.metal if decide(kernel, *args).used else kernel.reference
+    """The kernel's launch or its reference, as was decided for the shape class of these arguments.
+
+    A launch that raises an error after all is not tried again: the reference runs then and from there on.
+    """
+    if not decide(kernel, *args).used:
+        return kernel.reference
+
+    def launch(*launched: Any) -> Any:
+        try:
+            return kernel.metal(*launched)
+        except Exception as error:  # it has no type of its own
+            _keep(_key(kernel, launched), failure(kernel, launched, error, _forward_only.get()))
+            return kernel.reference(*launched)
+
+    return launch
 
 
 def decide(kernel: Kernel, *args: Any) -> Decision:
     """What is known of a kernel for the shape class of these arguments; the first call tries it on the device."""
-    key = kernel.key(args)
+    key = _key(kernel, args)
     decision = _decisions.get(key)
     if decision is None:
         with _lock:
-            decision = _decisions.get(key) or examine(kernel, args)
-            failed_before = any(known.error for known in decisions() if known.kernel == kernel.name)
-            _decisions[key] = decision
-            if decision.error and not failed_before:
-                _warn(decision)
+            decision = _decisions.get(key) or examine(kernel, args, _forward_only.get())
+            _keep(key, decision)
     return decision
+
+
+def _key(kernel: Kernel, args: tuple[Any, ...]) -> Hashable:
+    return kernel.key(args), kernel.trained and _forward_only.get()
+
+
+def _keep(key: Hashable, decision: Decision) -> None:
+    """Remember a decision, and warn of a kernel's first failure."""
+    with _lock:
+        failed_before = any(known.error for known in decisions() if known.kernel == decision.kernel)
+        _decisions[key] = decision
+    if decision.error and not failed_before:
+        _warn(decision)
 
 
 def decisions() -> list[Decision]:
@@ -96,5 +136,5 @@ def _warn(decision: Decision) -> None:
         "operations are used instead, with the same results. Please report it with what this prints: "
         "python -m mlx_pixword.doctor --report",
         PixWordWarning,
-        stacklevel=5,  # whoever called dispatch
+        stacklevel=6,  # whoever called dispatch
     )

@@ -8,6 +8,10 @@ import mlx.core as mx
 
 Standard = Callable[[], Mapping[str, tuple[Any, ...]]]
 
+TRIAL_BYTES = 160_000_000  # that the arrays of a trial's reference may take; the peak of all stays under 256 MB
+TRIAL_WINDOWS = 32  # of a trial at most; rows of a batch, too
+SMALL_ARRAY = 8  # elements; MLX hands smaller inputs over in another address space, which makes another text
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -19,12 +23,13 @@ class Kernel:
         name: as in ``window_attention``.
         reference: MLX operations; an array or a tuple of arrays.
         metal: the launch, with results of the same shapes and types; it has gradients if it is ``trained`` through.
-        example: concrete random arguments of the same shape class. It reads shapes, types and static values alone, as
-            the arguments may be tracers.
+        example: concrete random arguments of the same shape class, no more of them than a trial needs, see
+            `trial_count`. It reads shapes, types and static values alone, as the arguments may be tracers.
         trained: gradients by the floating-point arguments are compared and timed as well.
         constants: places of floating-point arguments that have no gradient, such as tables.
-        shape_class: what decides which launch and which templates are used, where whole shapes would be too fine, as
-            for images of any size. The default is the shapes and types of all arrays, and the static values.
+        shape_class: what decides which text is launched, where whole shapes would be too fine, as for images of any
+            size. The default is the shapes and types of all arrays, and the static values. Equal classes must launch
+            equal texts in threadgroups of equal size, as one of them is tried for all.
         standard: arguments by name for `doctor` and the benchmark, of the sizes that training meets.
         small: the same for the emulator, of sizes that it runs in seconds.
         rival: MLX's own fused operation, where there is one, for the benchmark.
@@ -46,7 +51,8 @@ class Kernel:
     def key(self, args: tuple[Any, ...]) -> Hashable:
         """The shape class of arguments; arrays are not read."""
         described = self.shape_class(*args) if self.shape_class else tuple(map(_describe, args))
-        return self.name, described
+        small = tuple(arg.size < SMALL_ARRAY for arg in args if isinstance(arg, mx.array))
+        return self.name, described, small
 
 
 def _describe(arg: Any) -> Hashable:
@@ -62,6 +68,7 @@ class Decision:
     shapes: str
     error: str | None = None  # why the kernel is not used, though it could be faster
     difference: float | None = None  # the largest, as a share of the tolerance
+    forward_only: bool = False  # gradients were neither compared nor timed
     kernel_seconds: float | None = None
     reference_seconds: float | None = None
 
@@ -95,6 +102,11 @@ def normal(shape: Sequence[int], dtype: mx.Dtype, seed: int) -> mx.array:
 def whole(shape: Sequence[int], below: int) -> mx.array:
     """Integers from 0 to below a limit, int32."""
     return mx.random.randint(0, below, shape, key=mx.random.key(99))
+
+
+def trial_count(count: int, bytes_each: int, least: int = 1, most: int = TRIAL_WINDOWS) -> int:
+    """How many of ``count`` equal parts, such as windows, a trial takes: a part's time is what it is among more."""
+    return min(count, most, max(least, TRIAL_BYTES // bytes_each))
 
 
 def bucket(count: int) -> int:

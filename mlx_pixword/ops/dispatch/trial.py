@@ -8,6 +8,7 @@ rounding counts.
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
@@ -30,17 +31,28 @@ class Probe(NamedTuple):
     cotangents: Arrays
 
 
-def examine(kernel: Kernel, args: tuple[Any, ...]) -> Decision:
-    """Compare and time a kernel on examples of these arguments; whatever fails becomes the decision's ``error``."""
+def examine(kernel: Kernel, args: tuple[Any, ...], forward_only: bool = False) -> Decision:
+    """Compare and time a kernel on examples of these arguments; whatever fails becomes the decision's ``error``.
+
+    ``forward_only`` leaves gradients out, as what computes none need not wait for a kernel that is fast at them, or use
+    one for their sake.
+    """
     shapes = " ".join(map(_shape, args))
+    kernel = replace(kernel, trained=kernel.trained and not forward_only)
     try:
         example = kernel.example(*args)
         difference = compare(kernel, example)
         probe = make_probe(kernel, example)
         mine, others = race([compiled(run, example, probe) for run in (kernel.metal, kernel.reference)])
-    except Exception as error:  # a failed launch has no type of its own; dispatch tells the user
-        return Decision(kernel.name, shapes, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return Decision(kernel.name, shapes, None, difference, mine, others)
+    except Exception as error:  # a failed or refused launch has no type of its own; dispatch tells the user
+        return failure(kernel, args, error, forward_only)
+    return Decision(kernel.name, shapes, None, difference, forward_only, mine, others)
+
+
+def failure(kernel: Kernel, args: tuple[Any, ...], error: Exception, forward_only: bool) -> Decision:
+    """The decision against a kernel that raised an error."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Decision(kernel.name, " ".join(map(_shape, args)), text, forward_only=forward_only)
 
 
 def compare(kernel: Kernel, args: tuple[Any, ...]) -> float:
