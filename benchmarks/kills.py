@@ -4,8 +4,8 @@
 
 A trial starts a very small run, packed, on three sources with a cache, kills it with SIGKILL and resumes it, so many
 times, and then lets it end. Kills take turns: during the start, at a random moment, while a checkpoint is written.
-Weights, optimiser state, best model and skipped files must be equal byte for byte, and metrics equal but for clocks. On a
-GPU, where sums have no fixed order and kernels are chosen by their time, numbers must be equal within 1 in 1,000.
+Weights, optimiser state, best model and skipped files must be equal byte for byte, and metrics equal but for clocks. On
+a GPU, where sums have no fixed order and kernels are chosen by their time, numbers must be equal within 1 in 1,000.
 """
 
 import json

@@ -520,18 +520,21 @@ def test_what_reads_and_scores_asks_for_the_forward_pass_alone(small_model, monk
     from mlx_pixword.inference.words import generate_words
     from mlx_pixword.model.batch import collate
     from mlx_pixword.model.document import BOS, ImageTokens, make_document
-    from mlx_pixword.ops import window_attention
+    from mlx_pixword.ops import conditional_attention, window_attention
     from mlx_pixword.pixels.windows import to_windows
 
     model = small_model()
     image = ImageTokens(*to_windows(np.zeros((4, 4), np.int32), 4, model.args.num_pix), 4, 4)
     document = make_document([[BOS, 7], image, [5]])
     asked = []
-    monkeypatch.setattr(
-        window_attention, "dispatch",
-        lambda kernel, *args: asked.append(module._forward_only.get()) or kernel.reference(*args),
-    )  # fmt: skip
-    batch = collate([[document]], model.args.vocab_size, model.args.num_pix, model.args.window_size)
+
+    def noted(kernel, *args):
+        asked.append(module._forward_only.get())
+        return kernel.reference(*args)
+
+    for operation in (window_attention, conditional_attention):
+        monkeypatch.setattr(operation, "dispatch", noted)
+    batch = collate([[document]], model.args)
     for reads in (
         lambda: LossMeter(model, 64).add([document]),
         lambda: score_document(model, document),

@@ -1,10 +1,9 @@
 """A block's layers as one array of each kind, with their caches: a token step of all rows in one launch.
 
 B  rows    A  layers    D  hidden size    G  key heads    d  head size    J  keys that a token sees, at most
-W  places of recent keys
 
 New keys and values go into small arrays of their own, of the open window's last pixels or of the open window, and from
-there into the large ones, W places at a time. MLX copies an array that is written to while a launch still reads it.
+there into the large ones, some places at a time. MLX copies an array that is written to while a launch still reads it.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ class Stack:
     Args:
         layers, caches: of each layer; what the caches hold is copied.
         start: places that the caches hold.
-        recents: W; 1 where tokens take turns in one place until the next, which writes the place once.
+        recents: places of the small arrays; 1 where tokens take turns in one place until the next, which writes the place once.
         positions: of each turn to come, one for all rows or one a row, int ``[turns, 1 or B]``.
         bias: added to scores, ``[B, 1, 1, J]``, or None.
     """

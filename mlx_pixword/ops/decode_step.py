@@ -2,7 +2,6 @@
 
 B  rows             A  layers        D  hidden size    F  feed-forward width    J  keys that a token sees, at most
 H  query heads      G  key heads     d  head size      E  numbers of all heads, (H + 2 G) d
-W  places of recent keys, at most
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -39,7 +38,7 @@ def decode_step(
         qkv, out, gate_up, down: ``[A, D, E]``, ``[A, H d, D]``, ``[A, D, 2 F]``, ``[A, F, D]``, the matrices of all
             layers, with the weights of norms folded in.
         keys, values: ``[A, B, G, J, d]``, turned; the first ``count`` places are seen, and the row's own.
-        recent_keys, recent_values: ``[A, B, G, W, d]``, of the places from ``count`` on; ``recent < W`` are seen. New
+        recent_keys, recent_values: ``[A, B, G, recents, d]``, of the places from ``count`` on; ``recent < recents`` are seen. New
             ones go into copies of these, so that the large arrays are not copied at every step.
         angles: float32 ``[B, d / 2, 2]``, cosine and sine of each pair at the row's place.
         bias: float32 ``[B, J]``, added to scores, or None.
@@ -47,7 +46,7 @@ def decode_step(
         shape: heads, whether queries and keys are normed, and the norms' epsilon.
 
     Returns:
-        the state after the last layer ``[B, D]``, and recent keys and values ``[A, B, G, W, d]``, with the row's own at
+        the state after the last layer ``[B, D]``, and recent keys and values ``[A, B, G, recents, d]``, with the row's own at
         place ``recent`` and zeros behind.
     """
     return dispatch(
@@ -84,7 +83,7 @@ def reference(
 
 
 def _put(cache: mx.array, own: mx.array, place: int) -> mx.array:
-    """``cache [A, B, G, W, d]`` up to a place, where the row's own ``[A, B, G, d]`` are put, and then zeros."""
+    """``cache [A, B, G, recents, d]`` up to a place, where the row's own ``[A, B, G, d]`` are put, and then zeros."""
     behind = mx.zeros((*cache.shape[:3], cache.shape[3] - place - 1, cache.shape[4]), cache.dtype)
     return mx.concatenate([cache[:, :, :, :place], own[:, :, :, None].astype(cache.dtype), behind], axis=3)
 

@@ -1,6 +1,6 @@
 """How the attention kernels are cut up: template values by what registers and threadgroup memory hold.
 
-D  head size    H  query heads    G  key heads    L  elements of a row, as keys
+d  head size    H  query heads    G  key heads    L  elements of a row, as keys
 
 A threadgroup takes a block of packed rows, or of keys, 8 or 16 a simdgroup; a larger block reads the other side less
 often and takes more of a core. The limits are those of M1 and M2, the smallest Apple GPUs: 128 registers a thread,
