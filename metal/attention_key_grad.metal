@@ -3,8 +3,8 @@
 //   value_grad_j = sum_i p_ij out_grad_i        key_grad_j = sum_i ds_ij q_i
 //
 // key_grad, value_grad [B, L, G, D]; with OWN too these are those of `keys` and `values` alone.
-// A simdgroup takes 8 keys, holds HELD fragments of them and of their values, and goes over the packed rows that see any
-// key of its threadgroup, TILE rows at a time.
+// A simdgroup takes 8 keys, holds HELD fragments of them and of their values, and goes over the packed rows that see
+// any key of its threadgroup, TILE rows at a time.
 constexpr int THREADS = 32 * SIMDGROUPS;
 constexpr int FRAGMENTS = D / 8;
 constexpr int PITCH = D + 16 / sizeof(T);

@@ -2,9 +2,9 @@
 //
 // state [B, D]   qkv [A, D, E]   out [A, H S, D]   gate_up [A, D, 2 F]   down [A, F, D]: matrices, norms folded in
 // keys, values [A, B, G, J, S], of which the first count[0] places are seen   bias float [B, J], with BIAS: of scores
-// recent_keys, recent_values [A, B, G, recents, S]: of the places from count[0] on, of which the first count[1] are seen
+// recent_keys, recent_values [A, B, G, recents, S]: of the places from count[0] on; the first count[1] are seen
 // angles float [B, S / 2, 2]: cosine and sine of the row's place   eps float [1]
-// next [B, D]    new_keys, new_values [A, B, G, recents, S]: the recent ones with the row's own behind them, which it sees too
+// next [B, D]    new_keys, new_values [A, B, G, recents, S]: the recent ones, and behind them the row's own, seen too
 // A layers, B rows, D hidden size, H query heads, G key heads, S head size, E = (H + 2 G) S, F feed-forward width, T type
 // A threadgroup takes one row. It keeps the state and all that follows from it in threadgroup memory, in float32.
 constexpr int THREADS = 32 * SIMDGROUPS;

@@ -17,7 +17,7 @@ METAL_FUNC int fragment_column(uint lane) {
   return int(((lane / 4) & 2) * 2 + (lane % 2) * 2);
 }
 
-// a b + c. Fragments are matrices in here alone: compilers keep arrays of pairs in registers, and not those of matrices.
+// a b + c. Fragments are matrices in here alone: arrays of pairs stay in registers, and those of matrices may not.
 METAL_FUNC float2 multiply_add(float2 a, float2 b, float2 c) {
   metal::simdgroup_matrix<float, 8, 8> left, right, sum;
   left.thread_elements()[0] = a.x;

@@ -38,16 +38,16 @@ def decode_step(
         qkv, out, gate_up, down: ``[A, D, E]``, ``[A, H d, D]``, ``[A, D, 2 F]``, ``[A, F, D]``, the matrices of all
             layers, with the weights of norms folded in.
         keys, values: ``[A, B, G, J, d]``, turned; the first ``count`` places are seen, and the row's own.
-        recent_keys, recent_values: ``[A, B, G, recents, d]``, of the places from ``count`` on; ``recent < recents`` are seen. New
-            ones go into copies of these, so that the large arrays are not copied at every step.
+        recent_keys, recent_values: ``[A, B, G, recents, d]``, of the places from ``count`` on; the first ``recent`` are
+            seen. New ones go into copies of these, so that the large arrays are not copied at every step.
         angles: float32 ``[B, d / 2, 2]``, cosine and sine of each pair at the row's place.
         bias: float32 ``[B, J]``, added to scores, or None.
         count, recent: places seen.
         shape: heads, whether queries and keys are normed, and the norms' epsilon.
 
     Returns:
-        the state after the last layer ``[B, D]``, and recent keys and values ``[A, B, G, recents, d]``, with the row's own at
-        place ``recent`` and zeros behind.
+        the state after the last layer ``[B, D]``, and recent keys and values ``[A, B, G, recents, d]``, with the row's
+        own at place ``recent`` and zeros behind.
     """
     return dispatch(
         DECODE_STEP, state, qkv, out, gate_up, down, keys, values, recent_keys, recent_values, angles, bias, count,
