@@ -25,7 +25,7 @@ class Stack:
     Args:
         layers, caches: of each layer; what the caches hold is copied.
         start: places that the caches hold.
-        recents: places of the small arrays; 1 where tokens take turns in one place until the next, which writes the place once.
+        recents: places of the small arrays; 1 where tokens take turns in one place, which the next place writes once.
         positions: of each turn to come, one for all rows or one a row, int ``[turns, 1 or B]``.
         bias: added to scores, ``[B, 1, 1, J]``, or None.
     """
