@@ -4,7 +4,7 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 #endif
 
-constexpr constant float LOWEST = -1e37f;           // below all scores; no infinities, which fast math may drop
+constexpr constant float LOWEST = -1e37f;           // below all scores; no infinity, whose differences are NaN
 constexpr constant float LOG2_E = 1.44269504f;
 
 // ---- fragments: 8x8 float matrices over the lanes of a simdgroup; a lane holds two neighbours of one row ----

@@ -60,6 +60,11 @@ BAD = {
     "variable in program scope": "float g = 1; --- y[0] = g;",
     "constexpr in program scope": "constexpr int N = 4; --- y[0] = N;",
     "static member": "struct S { static constexpr int n = 4; }; --- y[0] = S::n;",
+    "member function of no space": "struct S { int a; int f() { return a; } }; --- S s = {1}; y[0] = s.f();",
+    "constant member of no space": "struct S { int a; int f() const { return a; } }; --- S s = {1}; y[0] = s.f();",
+    "call operator of no space": (
+        "struct S { float operator()(float b) const { return b; } }; --- S s; y[0] = s(1.0f);"
+    ),
     "static variable": "static int n = 0; n++; y[0] = n;",
     "static variable in a function": "inline int f() { static int n = 0; return n++; } --- y[0] = f();",
     "thread_local": "thread_local int i = 0; y[0] = i;",
@@ -159,6 +164,10 @@ GOOD = {
         "template <int D> struct Tile { static constant constexpr int n = D * 2; float v[D]; "
         "thread float& at(int i) thread { return v[i]; } float first() const thread { return v[0]; } }; "
         "--- Tile<4> t; t.at(0) = 2; y[0] = t.first() + Tile<4>::n;"
+    ),
+    "constructors, operators and static functions": (
+        "struct S { int a[2]; S(int b) { a[0] = b; } static int f(int b) { return b + 1; } int n = f(2); "
+        "float operator()(float b) const thread { return b * a[0]; } }; --- S s(2); y[0] = s(1.0f) + S::f(3) + s.n;"
     ),
     "constants": (
         "constexpr constant float table[4] = {1, 2, 3, 4}; constant int more[3] = {1, 2, 3}; "

@@ -247,3 +247,57 @@ def test_a_sheet_of_drawn_plates(tmp_path: Path, small_model: Any) -> None:
         assert sheet.size == (4 * 3 * (WIDTH + 2), 4 * 2 * (HEIGHT + 2))
     again = run("draw_sheet.py", *arguments, folder=tmp_path)
     assert again.returncode == 2 and "sheet.png exists" in again.stderr
+
+
+# --- what a Mac makes of the kernels ----------------------------------------------------------------------------------
+
+PYTHON_STAND_IN = """#!/usr/bin/env bash
+case "$*" in
+  *dump_kernels.py* | -c*) exec {python} "$@" ;;
+  *pretrain*) trap 'echo "step 7 saved"; exit 0' TERM; echo "a warning of kernels"; while :; do sleep 0.1; done ;;
+  *benchmarks/kernels.py*) echo "kernels are wrong"; exit 1 ;;
+  *) echo "ran $*" ;;
+esac
+"""
+XCRUN_STAND_IN = """#!/usr/bin/env bash
+case "$*" in
+  *--version*) echo "Apple metal version 1" ;;
+  *metal4.0*decode_step-0.metal) echo "error: no such attribute"; exit 1 ;;
+  *-fsyntax-only*) grep -q 'mlx/backend/metal/kernels/utils.h' "${@: -1}" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("has_xcrun", [True, False])
+def test_mac_check(tmp_path: Path, has_xcrun: bool) -> None:
+    """Stand-ins for a Mac's tools: every part is in the file, also of those that fail, and no path of the machine."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (("python", PYTHON_STAND_IN.format(python=sys.executable)), ("xcrun", XCRUN_STAND_IN)):
+        if name == "python" or has_xcrun:
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+    environment = {"PYTHON": str(tools / "python"), "PATH": f"{tools}:{os.environ['PATH']}", "SECONDS_OF_TRAINING": "1"}
+    result = run("mac_check.sh", "check.txt", folder=tmp_path, **environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "written: check.txt; paste it into an issue\n"
+    text = (tmp_path / "check.txt").read_text()
+    assert "ran -m mlx_pixword.doctor --report" in text and "kernels are wrong\nFAILED: status 1" in text
+    assert "a warning of kernels" in text and "step 7 saved" in text
+    assert str(SCRIPTS.parent) not in text and str(tmp_path) not in text
+    if not has_xcrun:
+        assert "skipped: no xcrun" in text
+        return
+    counts = [list(map(int, re.findall(r": (\d+) texts compile, (\d+) do not", text)[n])) for n in range(3)]
+    assert counts[0] == counts[1] == [sum(counts[2]), 0] and counts[2][1] == 1 and counts[0][0] > 10
+    assert "decode_step-0.metal, metal 4.0:\nerror: no such attribute" in text
+
+
+def test_dumped_kernels_are_the_texts_of_every_source(tmp_path: Path) -> None:
+    result = run("dump_kernels.py", "--out", tmp_path / "texts", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    sources = {path.stem for path in (SCRIPTS.parent / "metal").glob("*.metal")}
+    assert {path.stem.rpartition("-")[0] for path in paths} == sources
+    texts = [path.read_text() for path in paths]
+    assert all("[[kernel]]" in text and "multiply_add" in text for text in texts) and len(set(texts)) == len(texts)

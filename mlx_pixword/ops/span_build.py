@@ -96,7 +96,7 @@ def _candidates(task: Task) -> Iterator[Build]:
     count, others = (task.keys, task.rows) if task.kernel == KEY_GRAD else (task.rows, task.keys)
     side = math.isqrt(task.places - 1) + 1 if task.places else 0
     needed, longest = -(-count // (8 * rows)), -(-others // 8) * 8
-    for simdgroups in (n for n in (16, 8, 4, 2, 1) if n == 1 or n < 2 * needed):
+    for simdgroups in (n for n in (16, 8, 4, 2, 1) if n <= MOST_SIMDGROUPS and (n == 1 or n < 2 * needed)):
         for tile in (n for n in (32, 16, 8) if n == 8 or n < longest + 8):
             plain = Build(min(simdgroups, needed), rows, min(tile, longest), fragments, side)
             yield plain

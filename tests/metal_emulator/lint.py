@@ -38,7 +38,7 @@ def lint(source: str) -> list[str]:
     functions = list(_functions(tokens))
     found = [*_words(tokens), *_lambdas(tokens), *_bases(tokens), *_pointers(tokens, types)]
     found += [*_threadgroup(tokens, functions), *_statics(tokens, functions)]
-    found += [*_program_scope(tokens, types), *_members(tokens)]
+    found += [*_program_scope(tokens, types), *_members(tokens), *_member_functions(tokens)]
     return sorted(set(found), key=lambda text: int(text.split(":")[1]))
 
 
@@ -221,6 +221,32 @@ def _members(tokens: Sequence[Token]) -> Iterator[str]:
                 words = {t.text for t in tokens[k - 1 : end]}
                 if tokens[end].text in ("=", ";") and "constant" not in words:
                     yield message(tokens[k].line, "a static member must be in the constant address space")
+
+
+def _member_functions(tokens: Sequence[Token]) -> Iterator[str]:
+    """A member function says in which address space its object lies: as of Metal 4.1 it is else any, not ``thread``."""
+    for i, token in enumerate(tokens[:-2]):
+        if token.text not in ("struct", "class") or tokens[i + 1].kind != "name" or tokens[i + 2].text != "{":
+            continue
+        k, last, start = i + 3, closing(tokens, i + 2), i + 3  # start: of the declaration
+        while k < last:
+            text = tokens[k].text
+            if text in (";", "}"):
+                start = k + 1
+            elif text in ("{", "["):
+                k = closing(tokens, k)
+                start = k + 1 if text == "{" else start
+            elif text == "(":
+                name, close = tokens[k - 1], closing(tokens, k)
+                if name.text == "operator":
+                    close = closing(tokens, close + 1)
+                after = [t.text for t in tokens[close + 1 : close + 4]]
+                words = after[: next((n for n, word in enumerate(after) if word in ("{", ";", ":", "=")), 3)]
+                free = {"static", "friend", "="} & {t.text for t in tokens[start:k]} or name.text == tokens[i + 1].text
+                if not free and not SPACES & set(words):
+                    yield message(name.line, f"{name.text} needs `thread` behind its arguments, as Metal 4.1 has it")
+                k = close
+            k += 1
 
 
 # --- what the compiler tells ------------------------------------------------------------------------------------------
