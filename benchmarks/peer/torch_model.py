@@ -139,7 +139,7 @@ class Peer(torch.nn.Module):
         states = self.image_block(batch["windows"])  # [B, N, P, D]
         x = self.elements(batch["before"], states[:, :, -1], batch["after"])
         if "picks" in batch:
-            rows = torch.arange(len(x))[:, None]
+            rows = torch.arange(len(x), device=x.device)[:, None]
             x = torch.cat([x, states.flatten(1, 2)[rows, batch["picks"]]], dim=1)  # [B, L + Q, D]
         logits = self.logits(self.language(x, batch["positions"], batch.get("mask")))
         nats = functional.cross_entropy(
