@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mlx_pixword.common.errors import PixWordError, PixWordWarning
+from mlx_pixword.ops import span_build
 from mlx_pixword.ops.dispatch import choose as module
 from mlx_pixword.ops.dispatch import trial
 from mlx_pixword.ops.dispatch.choose import Kernel, KernelError, decide, decisions, dispatch
@@ -559,6 +560,40 @@ def test_a_launch_that_is_refused_falls_back_with_one_warning():
         for x in (X, X[:2]):
             assert last_run(replace(KERNEL, metal=refused), x, x, 2.0)[1] == "reference"
     assert len(caught) == 1
+
+
+def test_a_refused_launch_is_tried_again_in_narrower_threadgroups(monkeypatch):
+    """And so are the other classes, whose texts change with it."""
+    monkeypatch.setattr(span_build, "MOST_SIMDGROUPS", 16)
+    widths = []
+
+    def refused_when_wide(x, y, factor):
+        widths.append(span_build.widest())
+        if widths[-1] > 8:
+            raise ValueError(
+                "Thread group size (512) is greater than  the maximum allowed threads per threadgroup (384)."
+            )
+        return equal(x, y, factor)
+
+    kernel = replace(
+        KERNEL, metal=refused_when_wide, narrow=span_build.narrow,
+        shape_class=lambda x, y, factor: (x.size, span_build.widest()),
+    )  # fmt: skip
+    assert last_run(kernel, X[:2], Y[:2], 2.0)[1] == "metal" and widths[:2] == [16, 8]
+    assert last_run(kernel, X, Y, 2.0)[1] == "metal" and set(widths[2:]) == {8}
+    assert len(decisions()) == 2 and all(found.used for found in decisions())
+    monkeypatch.setattr(span_build, "MOST_SIMDGROUPS", 4)
+    assert not span_build.narrow()
+
+
+@pytest.mark.parametrize("widest", [16, 8, 4])
+def test_narrower_builds_read_more_and_stay_within_the_limits(monkeypatch, widest):
+    monkeypatch.setattr(span_build, "MOST_SIMDGROUPS", widest)
+    for size in (16, 64, 128):
+        for kernel in (span_build.FORWARD, span_build.QUERY_GRAD, span_build.KEY_GRAD):
+            task = span_build.Task(kernel, size, 4, 512, 256, False, 256)
+            build = span_build.choose_build(task)
+            assert build.simdgroups <= widest and span_build.registers(task, build) <= 96
 
 
 def test_a_launch_that_is_refused_after_its_trial_falls_back_too():

@@ -13,6 +13,7 @@ from .dispatch.choose import dispatch
 from .dispatch.kernel import SMALL_ARRAY, Kernel, bucket, normal, trial_count, whole
 from .exponentials import softmax
 from .span_attention import SOURCES, attend, suits
+from .span_build import narrow, widest
 
 LONG, MANY = 512, 256  # elements and queries of a trial: more than a threadgroup takes at a time
 
@@ -91,7 +92,7 @@ def shape_class(*args: mx.array) -> Hashable:
     q, k = args[0], args[3]
     rows, queries, length, groups = _counts(q, k)
     counts = bucket(rows), bucket(queries), bucket(length), min(rows * queries, SMALL_ARRAY)
-    return q.dtype, q.shape[2] // k.shape[2], groups, q.shape[3], counts
+    return widest(), q.dtype, q.shape[2] // k.shape[2], groups, q.shape[3], counts
 
 
 def _counts(q: mx.array, k: mx.array) -> tuple[int, int, int, int]:
@@ -136,4 +137,5 @@ CONDITIONAL_ATTENTION = Kernel(
     small=small,
     rival=fused,
     sources=SOURCES,
+    narrow=narrow,
 )

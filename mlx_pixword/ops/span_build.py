@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 MOST_REGISTERS = 96  # 32-bit ones a thread, for fragments; the rest of 128 is for pointers, places and sums
 FEW_REGISTERS = 76  # up to here 512 threads share a core's registers, with 28 more for everything else
-MOST_SIMDGROUPS, MANY_REGISTERS_SIMDGROUPS = 16, 4  # of a threadgroup, with few and with many registers a thread
+MANY_REGISTERS_SIMDGROUPS = 4  # of a threadgroup, with many registers a thread
+MOST_SIMDGROUPS = 16  # of a threadgroup, with few; `narrow` halves it for the process
 MOST_BYTES = 32_768  # of threadgroup memory
 FORWARD, QUERY_GRAD, KEY_GRAD = "attention", "attention_query_grad", "attention_key_grad"
 
@@ -63,6 +64,20 @@ class Build:
 def choose_build(task: Task) -> Build | None:
     """The build with the largest block, and of these with the largest tile; None if there is none."""
     return next((build for build in _candidates(task) if _fits(task, build)), None)
+
+
+def narrow() -> bool:
+    """Halve the widest threadgroups from here on, after MLX refused one; False if they are narrow already."""
+    global MOST_SIMDGROUPS
+    if MOST_SIMDGROUPS <= MANY_REGISTERS_SIMDGROUPS:
+        return False
+    MOST_SIMDGROUPS //= 2
+    return True
+
+
+def widest() -> int:
+    """Simdgroups of the widest threadgroups at present."""
+    return MOST_SIMDGROUPS
 
 
 def registers(task: Task, build: Build) -> int:

@@ -16,6 +16,7 @@ from .dispatch.choose import dispatch
 from .dispatch.kernel import SMALL_ARRAY, Kernel, bucket, normal, trial_count, whole
 from .rotary import rotary_table, rotate
 from .span_attention import SOURCES, Rotary, attend, suits
+from .span_build import narrow, widest
 
 
 def window_attention(
@@ -121,7 +122,7 @@ def shape_class(
     windows, groups = _counts(q, k)
     counts = bucket(windows), None if reads is None else bucket(reads.shape[1]), min(windows * q.shape[1], SMALL_ARRAY)
     table = None if rotary is None else (rotary.shape[1], places is None)
-    return q.dtype, q.shape[2] // k.shape[2], groups, k.shape[1], k.shape[3], counts, table
+    return widest(), q.dtype, q.shape[2] // k.shape[2], groups, k.shape[1], k.shape[3], counts, table
 
 
 def _counts(q: mx.array, k: mx.array) -> tuple[int, int]:
@@ -178,4 +179,5 @@ WINDOW_ATTENTION = Kernel(
     small=small,
     rival=fused,
     sources=SOURCES,
+    narrow=narrow,
 )

@@ -82,7 +82,7 @@ def decide(kernel: Kernel, *args: Any) -> Decision:
     if decision is None:
         with _lock:
             decision = _decisions.get(key) or examine(kernel, args, _forward_only.get())
-            _keep(key, decision)
+            _keep(_key(kernel, args), decision)  # another class, if it is narrower by now
     return decision
 
 

@@ -32,6 +32,8 @@ class Kernel:
             equal texts in threadgroups of equal size, as one of them is tried for all.
         standard: arguments by name for `doctor` and the benchmark, of the sizes that training meets.
         small: the same for the emulator, of sizes that it runs in seconds.
+        narrow: makes threadgroups of further launches narrower and gives True, or False if they cannot be; called when
+            MLX refuses one as too wide. What it changes is part of the shape class.
         rival: MLX's own fused operation, where there is one, for the benchmark.
         sources: names of its files in ``metal``, if it is not one file of the kernel's name.
     """
@@ -45,6 +47,7 @@ class Kernel:
     shape_class: Callable[..., Hashable] | None = None
     standard: Standard = dict
     small: Standard = dict
+    narrow: Callable[[], bool] | None = None
     rival: Callable[..., Any] | None = None
     sources: tuple[str, ...] = ()
 

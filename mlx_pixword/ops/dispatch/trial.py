@@ -19,6 +19,7 @@ from .kernel import Decision, Kernel, KernelError
 # for: here the reference rounds as well.
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-3, mx.bfloat16: 1e-2}
 ROUNDS = 5
+TOO_WIDE = "Thread group size"  # how MLX begins to say that the pipeline's registers allow no such threadgroup
 ROUND_SECONDS, MOST_LAUNCHES = 2e-3, 20  # a round launches often enough that the wait for its end counts little
 
 Arrays = list[mx.array]
@@ -35,18 +36,23 @@ def examine(kernel: Kernel, args: tuple[Any, ...], forward_only: bool = False) -
     """Compare and time a kernel on examples of these arguments; whatever fails becomes the decision's ``error``.
 
     ``forward_only`` leaves gradients out, as what computes none need not wait for a kernel that is fast at them, or use
-    one for their sake.
+    one for their sake. A launch that MLX refuses is tried again in narrower threadgroups, where the kernel has any.
     """
-    shapes = " ".join(map(_shape, args))
     kernel = replace(kernel, trained=kernel.trained and not forward_only)
-    try:
-        example = kernel.example(*args)
-        difference = compare(kernel, example)
-        probe = make_probe(kernel, example)
-        mine, others = race([compiled(run, example, probe) for run in (kernel.metal, kernel.reference)])
-    except Exception as error:  # a failed or refused launch has no type of its own; dispatch tells the user
-        return failure(kernel, args, error, forward_only)
-    return Decision(kernel.name, shapes, None, difference, forward_only, mine, others)
+    while True:
+        try:
+            return _examined(kernel, args, forward_only)
+        except Exception as error:  # a failed or refused launch has no type of its own; dispatch tells the user
+            if TOO_WIDE not in str(error) or kernel.narrow is None or not kernel.narrow():
+                return failure(kernel, args, error, forward_only)
+
+
+def _examined(kernel: Kernel, args: tuple[Any, ...], forward_only: bool) -> Decision:
+    example = kernel.example(*args)
+    difference = compare(kernel, example)
+    probe = make_probe(kernel, example)
+    mine, others = race([compiled(run, example, probe) for run in (kernel.metal, kernel.reference)])
+    return Decision(kernel.name, " ".join(map(_shape, args)), None, difference, forward_only, mine, others)
 
 
 def failure(kernel: Kernel, args: tuple[Any, ...], error: Exception, forward_only: bool) -> Decision:
