@@ -268,8 +268,33 @@ def test_metadata_that_is_malformed_is_no_reason_to_go_on_without(tmp_path):
     write(tmp_path / "a.png")
     write(tmp_path / "metadata.jsonl", '{"file_name": "a.png"}')
     refused("metadata.jsonl, line 1: expected", open_source, tmp_path)
-    write(tmp_path / "metadata.jsonl", '{"file_name": "a.png", "text": "a"}').rename(tmp_path / "other.jsonl")
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "other.jsonl")
     assert left_out([open_source(tmp_path)]) == "; left out: 1 .jsonl"
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("labels.csv", "a.png,red\n"),
+        ("train.jsonl", '{"image": "a.png", "text": "red"}'),
+        ("sub/gt.tsv", "../a.png\tred\n"),
+        (
+            "captions.json",
+            '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "red"}]}',
+        ),
+        ("data.json", '[{"image": "a.png", "conversations": [{"from": "gpt", "value": "red"}]}]'),
+    ],
+)
+def test_records_that_name_images_of_their_folder_are_used(tmp_path, name, content):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png", png("blue"))
+    write(tmp_path / name, content)
+    write(tmp_path / "prices.csv", "item,price\nx,3\n")
+    write(tmp_path / "config.json", '{"a": 1}')
+    write(tmp_path / "b.json", '{"text": "of one image"}')
+    source = open_source(tmp_path, None, name.startswith("sub"))
+    assert [shown(source.parts(n)) for n in range(len(source))] == [[RED, "red"], [BLUE, "of one image"]]
+    assert left_out([source]) == "; left out: 1 .json, 1 .csv"
 
 
 def test_what_is_left_out_is_counted_by_kind(tmp_path):

@@ -63,6 +63,10 @@ class CaptionObject:
         for index in range(len(self)):
             yield from self.document_texts(index)
 
+    def references(self) -> Iterator[str]:
+        """All references to images, as they are written."""
+        return (image for image, _ in self._documents)
+
     def digest(self) -> str:
         """See ``Source.digest``: the file's bytes."""
         return self._digest

@@ -28,7 +28,8 @@ _USABLE = (
 )
 _LLAVA_FILE = "chat.json"
 _RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_BESIDE = ("metadata", "captions", "labels")  # names of records that belong to the images they lie beside
+_METADATA = "metadata"  # Hugging Face's name for records of the images they lie beside
+_MOST_RECORDS = 100  # files that are looked into for captions of a folder's images
 _LOOKED_AT = 1000  # texts that are searched for references
 
 
@@ -182,31 +183,39 @@ def _open_images(path: Path, allow_outside: bool, listing: Listing) -> Source:
 
 def _open_beside(path: Path, files: list[str], allow_outside: bool) -> tuple[list[Source], list[str]]:
     """Records that name images of the folder, and all files that they leave over."""
-    names = [f for f in files if f.lower().endswith(_RECORDS) and Path(f).stem.lower() in _BESIDE]
+    names = _records_beside(files)
     if not names:
         return [], files
     spelled = {normal(file): file for file in files}
     sources, used = list[Source](), set[str]()
     for name in names:
         try:
-            source = _open_records(path / name, None, allow_outside)
+            source = open_source(path / name, (path / name).parent, allow_outside)
         except PixWordError:
-            if Path(name).stem.lower() == "metadata":
+            if Path(name).stem.lower() == _METADATA:
                 raise
             continue  # a table of another kind, which is named with the files that are left out
         there = _named_images(source, path, Path(name).parent, spelled, allow_outside)
-        if there or isinstance(source, ParquetFile):
+        if there or (isinstance(source, ParquetFile) and Path(name).stem.lower() == _METADATA):
             sources.append(source)
             used |= there | {name}
     return sources, [file for file in files if file not in used]
 
 
-def _named_images(
-    source: RecordFile | ParquetFile, root: Path, folder: Path, spelled: dict[str, str], allow_outside: bool
-) -> set[str]:
+def _records_beside(files: list[str]) -> list[str]:
+    """Files that may hold captions of images: records anywhere, and at the top ``.json`` that belongs to no image."""
+    names = [file for file in files if file.lower().endswith(_RECORDS)]
+    objects = [file for file in files if file.lower().endswith(".json") and "/" not in file][: _MOST_RECORDS + 1]
+    stems = {file[: file.rfind(".")] for file in files if is_image_name(file)} if objects else set()
+    names += [file for file in objects if file[: file.rfind(".")] not in stems and len(objects) <= _MOST_RECORDS]
+    metadata = [name for name in names if Path(name).stem.lower() == _METADATA]
+    return names if len(names) <= _MOST_RECORDS else metadata  # of more, each would belong to one image
+
+
+def _named_images(source: Source, root: Path, folder: Path, spelled: dict[str, str], allow_outside: bool) -> set[str]:
     """Files of the folder that records name."""
     found = set[str]()
-    for reference in source.references():
+    for reference in source.references() if isinstance(source, RecordFile | ParquetFile | CaptionObject) else ():
         name = spelled.get(normal((folder / reference).as_posix()))
         if name is None:
             try:
