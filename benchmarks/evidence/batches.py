@@ -1,0 +1,94 @@
+"""From crops to batches of an arm: the same crops in the same order for every arm, with seeded augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from mlx_pixword.data.text_file import TextFile
+from mlx_pixword.inputs.processor import tokens_of
+from mlx_pixword.model.args import ModelArgs
+from mlx_pixword.model.batch import Batch, collate
+from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_document
+
+from .arms import Arm
+from .characters import CharacterTokenizer
+from .fronts import ImageBatch, with_images
+
+TRIM = 2  # pixels that augmentation may cut from a margin, which changes the phase within the windows
+SHIFT = 8  # levels by which augmentation may make a crop lighter or darker
+
+
+def document_of(arm: Arm, args: ModelArgs, pixels: np.ndarray, text: str | None) -> Document:
+    """``<s> <|image|> .. <|/image|> text </s>`` of a crop uint8 ``[height, width, 3]``; without text, as it is read."""
+    if arm.upsample > 1:
+        size = (pixels.shape[1] * arm.upsample, pixels.shape[0] * arm.upsample)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    words = [] if text is None else CharacterTokenizer().encode(text)
+    parts: list[Sequence[int] | ImageTokens] = [[BOS, IMAGE], tokens_of(pixels, args), [END_IMAGE, *words]]
+    return make_document(parts, closed=text is not None)
+
+
+def batch_of(arm: Arm, args: ModelArgs, documents: Sequence[Document], seed: Sequence[int] = (0,)) -> Batch:
+    """One row a document; ``seed`` is that of the query pixels."""
+    if arm.front != "conv":
+        return collate([[d] for d in documents], args, exact=True, pixel_queries=arm.pixel_queries, seed=seed)
+    placed, images = with_images(list(documents), args.window_size)
+    plain = collate([[d] for d in placed], args, exact=True)
+    return ImageBatch(**{f.name: getattr(plain, f.name) for f in fields(plain)}, images=mx.array(images))
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which crops a run sees: a pure function of (seed, step), the same for every arm.
+
+    Crops come in groups that are drawn at random and cut by size into steps, so that little is padding. While strings
+    grow, only short ones are drawn.
+
+    Attributes:
+        lengths: ``[n]``, characters of each crop.
+        areas: ``[n]``, pixels of each crop.
+        batch: crops a step.
+        curriculum: crops over which the longest string grows from 2 characters to all.
+        seed: of the run.
+        group: steps that are cut from one draw.
+    """
+
+    lengths: np.ndarray
+    areas: np.ndarray
+    batch: int
+    curriculum: int
+    seed: int
+    group: int = 16
+
+    def crops(self, step: int) -> np.ndarray:
+        """Indices of a step's crops."""
+        number, place = divmod(step, self.group)
+        rng = np.random.default_rng((self.seed, 1, number))
+        longest, seen = int(self.lengths.max()), number * self.group * self.batch
+        limit = longest if seen >= self.curriculum else 2 + (longest - 2) * seen // self.curriculum
+        usable = np.flatnonzero(self.lengths <= limit)
+        drawn = rng.choice(usable, self.group * self.batch, replace=len(usable) < self.group * self.batch)
+        drawn = drawn[np.argsort(self.areas[drawn], kind="stable")]
+        return drawn.reshape(self.group, self.batch)[rng.permutation(self.group)[place]]
+
+
+def order_of(crops: TextFile, batch: int, curriculum: int, seed: int, labels: int = 0) -> Order:
+    """The order over a file of crops; of its first ``labels`` alone, where that is positive."""
+    count = min(labels, len(crops)) if labels else len(crops)
+    lengths = crops.columns["characters"][:count]
+    return Order(np.asarray(lengths), crop_areas(crops)[:count], batch, curriculum, seed)
+
+
+def crop_areas(crops: TextFile) -> np.ndarray:
+    """Pixels of each crop."""
+    return np.array([np.prod(crops.crop(n).shape[:2]) for n in range(len(crops))])
+
+
+def augmented(pixels: np.ndarray, left: float, top: float, rng: np.random.Generator) -> np.ndarray:
+    """A crop with some of its left and upper margin cut off, lighter or darker by some levels."""
+    x, y = (int(rng.integers(0, 1 + max(0, min(TRIM, int(margin) - 1)))) for margin in (left, top))
+    shifted = pixels[y:, x:].astype(np.int16) + int(rng.integers(-SHIFT, SHIFT + 1))
+    return shifted.clip(0, 255).astype(np.uint8)
