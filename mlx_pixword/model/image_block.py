@@ -42,16 +42,49 @@ class Table(nn.Module):
         return self.weight if self._features is None else self.weight + self._features @ self.factors
 
 
-def color_table(args: ModelArgs) -> Table:
+class ColorTable(Table):
+    """Embeddings of pix tokens, which mlx-lm's `linear_to_lora_layers` can adapt where it is asked to by name."""
+
+    def to_lora(self, r: int, scale: float, dropout: float = 0.0) -> "AdaptedTable":
+        """The table with an adapter of rank ``r``; ``dropout`` is for layers, whose inputs vary."""
+        return AdaptedTable(self, r, scale)
+
+
+class AdaptedTable(nn.Module):
+    """A frozen table and a low-rank sum, ``table + scale * lora_a @ lora_b``, with mlx-lm's names.
+
+    ``lora_a [K + 1, r]`` starts as random mixtures of the smooth colour features, as `factored_colors` has them, so that
+    what one colour learns helps its neighbours. A learning rate moves an embedding as far as it would move their factors.
+    """
+
+    def __init__(self, table: Table, rank: int, scale: float) -> None:
+        super().__init__()
+        self.linear, self.scale = table, scale
+        features = mx.array(_features_of(round(len(table.weight) - 1)))
+        self.lora_a = features @ mx.random.normal((features.shape[1], rank)) / (scale * rank**0.5)
+        self.lora_b = mx.zeros((rank, table.weight.shape[1]))
+
+    def __call__(self) -> mx.array:
+        table: mx.array = self.linear()
+        return table + self.scale * (self.lora_a @ self.lora_b)
+
+
+def _features_of(num_pix: int) -> np.ndarray:
+    """Smooth features of all colours and zeros for padding, float32 ``[K + 1, 27]``."""
+    features = color_features(256 // round(num_pix ** (1 / 3)))
+    return np.vstack([features, np.zeros(features.shape[1])]).astype(np.float32)
+
+
+def color_table(args: ModelArgs) -> ColorTable:
     """Embeddings of pix tokens and padding, ``[K + 1, e]``."""
     rows, size = args.num_pix + 1, args.image.hidden_size
     if not args.factored_colors:
-        return Table(rows, size)
-    features = np.vstack([color_features(args.fold_factor), np.zeros(27)]).astype(np.float32)
+        return ColorTable(rows, size)
+    features = _features_of(args.num_pix)
     scales = np.full(features.shape[1], args.sine_color_scale)
     scales[[*LINEAR_COLUMNS]] = args.linear_color_scale
     used = scales > 0
-    return Table(rows, size, features[:, used], scales[used])
+    return ColorTable(rows, size, features[:, used], scales[used])
 
 
 class Summary(nn.Module):

@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..common import files
 from ..common.errors import PixWordError
 from ..common.settings import named, shown
+from ..model.image_block import ColorTable
 from ..model.layers import Linear, plain_weight
 from ..model.network import PixWordModel
 from .safetensors import read_safetensors
@@ -36,7 +37,7 @@ def adapter_config(
         model: to be adapted.
         rank, scale, dropout: of the adapters, ``W + scale (A B)^T``.
         layers: the last layers of the language block that are adapted; 0 for all.
-        image_block: adapt all layers of the image block too.
+        image_block: adapt all layers of the image block and its table of colours too.
     """
     inside = sorted({_bare(name) for layer in model.layers for name, m in layer.named_modules() if _adaptable(m)})
     local = [name for name, m in model.image_block.named_modules() if image_block and _adaptable(m)]
@@ -135,7 +136,12 @@ def fuse(model: PixWordModel) -> PixWordModel:
 
 
 def _fused(adapted: nn.Module) -> nn.Module:
-    inner, weight = adapted.linear, plain_weight(adapted)
+    inner = adapted.linear
+    if isinstance(inner, ColorTable):
+        table = ColorTable(*inner.weight.shape)
+        table.weight = adapted()
+        return table
+    weight = plain_weight(adapted)
     layer = Linear(weight.shape[1], weight.shape[0])
     layer.weight = weight.astype(mx.float32)
     if isinstance(inner, nn.QuantizedLinear):
@@ -145,7 +151,7 @@ def _fused(adapted: nn.Module) -> nn.Module:
 
 
 def _adaptable(module: Any) -> bool:
-    return isinstance(module, nn.Linear | nn.QuantizedLinear)
+    return isinstance(module, nn.Linear | nn.QuantizedLinear | ColorTable)
 
 
 def _bare(name: str) -> str:
