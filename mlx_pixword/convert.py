@@ -39,6 +39,7 @@ class ConvertSettings:
     image_size: int = setting(224, "with --upw: longer side of an image in pixels", metavar="S")
     window_size: int = setting(16, "with --upw: side of a window in pixels", metavar="W")
     fuse: Path | None = setting(None, "with --model: add these adapters (LoRA) to its weights", metavar="DIR")
+    to_mlx_lm: bool = setting(False, "with --model: write the language block as a model of mlx-lm, without images")
     quantize: int | None = setting(None, "bits a weight of the projections: 8 or 4", metavar="BITS")
     group_size: int = setting(64, "with --quantize: weights that share a scale: 32, 64 or 128")
     out: Path | None = setting(None, "the model directory to make; must not exist or be empty", metavar="DIR")
@@ -66,6 +67,8 @@ class ConvertSettings:
             raise PixWordError(f"--limit must not be negative, got {self.limit}")
         if self.fuse is not None and self.model is None:
             raise PixWordError("--fuse adds adapters to a model folder; give --model DIR_OR_REPO")
+        if self.to_mlx_lm and (self.model is None or self.quantize or self.upload_repo):
+            raise PixWordError("--to-mlx-lm takes --model and --out alone; mlx-lm's own tools quantise and upload")
         if self.quantize not in (None, 4, 8):
             raise PixWordError(f"--quantize takes 8 or 4 bits, got {self.quantize}")
 
@@ -93,6 +96,10 @@ def convert(settings: ConvertSettings) -> list[str]:
         quantize_model(model, settings.quantize, settings.group_size)
     places = []
     if out is not None:
+        if settings.to_mlx_lm:
+            from .weights.from_mlx_lm import save_for_mlx_lm
+
+            return [str(save_for_mlx_lm(model, tokenizer, out))]
         save_model(model, tokenizer, out.resolve())  # writes a sibling folder and renames it
         places.append(str(out))
     return places + ([_upload(model, tokenizer, settings)] if settings.upload_repo else [])

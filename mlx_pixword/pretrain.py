@@ -30,7 +30,7 @@ def parse_command(argv: Sequence[str] | None) -> tuple[RunConfig, bool]:
 
 
 def _complete(values: dict[str, Any]) -> Mapping[str, Any]:
-    if values.get("init") is None:
+    if values.get("init") is None and values.get("language_from") is None:
         return values
     from .training.adapt import with_init
 

@@ -20,6 +20,12 @@ class AdaptArgs:
     """Starting from a model."""
 
     init: str | None = setting(None, "start from this model: its weights, shape and tokenizer", metavar="DIR_OR_REPO")
+    language_from: str | None = setting(
+        None,
+        "start the language block as this model of mlx-lm: Llama, Mistral, Qwen2, Qwen3, SmolLM",
+        metavar="DIR_OR_REPO",
+    )
+    freeze_language: bool = setting(False, "with --language-from: train the image block and the new rows alone")
     lora: int = setting(0, "train adapters of this rank instead of the weights; 0: the weights", metavar="RANK")
     lora_scale: float = setting(20.0, "factor of the adapters' sum")
     lora_layers: int = setting(0, "adapt this many of the language block's last layers; 0 for all")
@@ -38,7 +44,13 @@ class AdaptArgs:
                 "lora_scale must be positive and lora_dropout lie in 0..1, "
                 f"got {self.lora_scale} and {self.lora_dropout}"
             )
-        if self.lora and self.init is None:
-            raise PixWordError("lora adapts a model that is there: give --init DIR_OR_REPO too")
+        if self.init is not None and self.language_from is not None:
+            raise PixWordError("init and language_from both say where weights come from; give one of them")
+        if self.lora and self.init is None and self.language_from is None:
+            raise PixWordError("lora adapts a model that is there: give --init or --language-from DIR_OR_REPO too")
+        if self.language_from is not None and (self.lora_image_block or (self.lora and self.freeze_language)):
+            raise PixWordError("with --language-from the image block is new, and --freeze-language needs no --lora")
+        if self.freeze_language and self.language_from is None:
+            raise PixWordError("freeze_language keeps a language model as it is: give --language-from DIR_OR_REPO too")
         if not self.lora and (self.lora_image_block or self.lora_layers):
             raise PixWordError("lora_image_block and lora_layers are about adapters: give --lora RANK too")

@@ -48,6 +48,11 @@ class GrowingImages:
         token_layers: TokenLayers | None = None,
     ) -> None:
         args, dtype, count = model.args, model.args.compute_dtype, len(documents)
+        if not args.has_plain_layers:
+            raise PixWordError(
+                "drawing does not know biases, weights of query norms and layers without RoPE yet; this model can read "
+                "and score images"
+            )
         if args.uses_places or args.image is not args or not args.image_layers:
             raise PixWordError("drawing with options of the model other than the paper's is still to come")
         token_layers = token_layers or choose_token_layers(args)

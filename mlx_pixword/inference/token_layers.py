@@ -54,7 +54,8 @@ def turns(args: ModelArgs, positions: np.ndarray) -> mx.array:
 
     Values are not turned; queries are also scaled by ``d^-0.5``.
     """
-    table = rotary_table(max(args.max_seq_len, args.window_size**2), args.head_size, args.rope_theta)
+    length = max(args.max_seq_len, args.window_size**2)
+    table = rotary_table(length, args.head_size, args.rope_theta, args.scaling)
     cos, sin = table[:, positions][..., None, None, :]  # each [..., 1, 1, d / 2]
     head = np.arange(args.num_heads + 2 * args.num_kv_heads)[:, None, None]
     turned = np.where(head < args.num_heads + args.num_kv_heads, cos + 1j * sin, 1)

@@ -37,7 +37,8 @@ class Stack:
         self._matrices = [mx.stack(list(kind)) for kind in zip(*layers, strict=True)]
         self._keys, self._values = (mx.stack([getattr(c, name) for c in caches]) for name in ("keys", "values"))
         rows, places = self._keys.shape[1], self._keys.shape[3]
-        table = rotary_table(max(args.max_seq_len, args.window_size**2), args.head_size, args.rope_theta)
+        length = max(args.max_seq_len, args.window_size**2)
+        table = rotary_table(length, args.head_size, args.rope_theta, args.scaling)
         angles = np.stack(list(table[:, positions]), axis=-1)  # [turns, 1 or B, d / 2, 2]
         self._angles = mx.unstack(mx.array(np.broadcast_to(angles, (len(angles), rows, *angles.shape[2:]))))
         self._bias = None if bias is None else bias.reshape(rows, places).astype(mx.float32)

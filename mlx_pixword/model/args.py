@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from ..common.errors import PixWordError
 from ..common.settings import build, setting
+from ..ops.rotary import SCALINGS, Scaling
 from ..pixels.colors import COLOR_FEATURES, LINEAR_COLOR_FEATURES, num_levels, num_pix_tokens
 from ..pixels.windows import check_geometry
 
@@ -18,7 +19,14 @@ METADATA_KEYS = ("model_type", "architectures", "quantization", "quantization_co
 
 
 _IMAGE = ("image_hidden_size", "image_num_heads", "image_num_kv_heads", "image_intermediate_size")
-_MAY_BE_0 = {*_IMAGE, "image_layers", "window_theta", "summary_rank", "sine_color_scale"}
+_MAY_BE_0 = {*_IMAGE, "image_layers", "window_theta", "summary_rank", "sine_color_scale", "head_dim", "no_rope_every"}
+
+# What layers of language models may have, and the image block never has.
+_LANGUAGE: dict[str, Any] = {
+    "head_dim": 0, "attention_bias": False, "output_bias": False, "mlp_bias": False, "qk_norm_weights": False,
+    "rope_scaling": "llama3", "rope_factor": 8.0, "rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0,
+    "rope_context": 8192, "no_rope_every": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,20 @@ class ModelArgs:
     factored_colors: bool = setting(False, "learn colours as smooth functions plus a free row each (merged on saving)")
     linear_color_scale: float = setting(0.02, "scale of factored colours' three linear features at the start")
     sine_color_scale: float = setting(0.02, "the same of their 24 sines and cosines; 0: embed without these")
+    qk_norm_weights: bool = setting(False, "with qk_norm: weights of these norms, in the language block")
+    head_dim: int = setting(0, "width of the language block's heads; 0: hidden_size / num_heads")
+    attention_bias: bool = setting(False, "biases of queries, keys and values in the language block")
+    output_bias: bool = setting(False, "biases of the attention's output in the language block")
+    mlp_bias: bool = setting(False, "biases of the feed-forward layers in the language block")
     rope_theta: float = setting(500000.0, "base of the rotary frequencies")
+    no_rope_every: int = setting(
+        0, "every so many-th layer of the language block turns nothing, as in SmolLM3; 0: none"
+    )
+    rope_scaling: str = setting("llama3", "scaling of the language block's rotary frequencies", choices=SCALINGS)
+    rope_factor: float = setting(8.0, "factor of the scaling")
+    rope_low_freq_factor: float = setting(1.0, "llama3: contexts a wavelength, above which all of the factor applies")
+    rope_high_freq_factor: float = setting(4.0, "llama3: the same, below which none of it does")
+    rope_context: int = setting(8192, "llama3: positions of the context that was scaled from")
     positions: str = setting("sequence", "rotary positions: elements, or rows and columns", choices=POSITIONS)
     window_theta: float = setting(0.0, "base of the frequencies inside windows; 0: rope_theta, with a grid 100")
     summary: str = setting("last", "a window's state: of its last pixel, or with all its colours", choices=SUMMARIES)
@@ -62,7 +83,11 @@ class ModelArgs:
                 raise PixWordError(f"{f.name} must be {', '.join(choices)}, got {value!r}")
         num_levels(self.fold_factor)
         check_geometry(self.image_size, self.window_size)
-        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads or self.head_size % 2:
+        if (
+            (not self.head_dim and self.hidden_size % self.num_heads)
+            or self.num_heads % self.num_kv_heads
+            or self.head_size % 2
+        ):
             raise PixWordError(
                 f"num_heads {self.num_heads} must divide hidden_size {self.hidden_size} into even heads and be a "
                 f"multiple of num_kv_heads {self.num_kv_heads}"
@@ -78,6 +103,13 @@ class ModelArgs:
         self._check_options()
 
     def _check_options(self) -> None:
+        if self.qk_norm_weights and not self.qk_norm:
+            raise PixWordError("qk_norm_weights are weights of qk_norm; turn that on too")
+        if self.rope_high_freq_factor <= self.rope_low_freq_factor:
+            raise PixWordError(
+                f"rope_high_freq_factor must be above rope_low_freq_factor, got {self.rope_high_freq_factor} and "
+                f"{self.rope_low_freq_factor}"
+            )
         sizes = self.head_size, self.image.head_size  # checks the image block's
         if self.grid and any(size % 4 for size in sizes):
             raise PixWordError(
@@ -89,7 +121,20 @@ class ModelArgs:
 
     @property
     def head_size(self) -> int:
-        return self.hidden_size // self.num_heads
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def scaling(self) -> Scaling:
+        """Of the language block's rotary frequencies."""
+        low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
+        return Scaling(self.rope_scaling, self.rope_factor, low, high, self.rope_context)
+
+    @property
+    def has_plain_layers(self) -> bool:
+        """Whether its layers are as the image block's: no biases, no weights of qk_norm, none without RoPE."""
+        return not (
+            self.no_rope_every or self.attention_bias or self.output_bias or self.mlp_bias or self.qk_norm_weights
+        )
 
     @property
     def grid(self) -> bool:
@@ -108,7 +153,8 @@ class ModelArgs:
         Its ``rope_theta`` is the base inside windows. What is 0 follows from the language block: heads of the same
         size, key heads and feed-forward width in proportion, each at least 1.
         """
-        if not any(getattr(self, name) for name in _IMAGE) and self.window_theta == 0 and not self.grid:
+        as_language = all(getattr(self, name) == value for name, value in _LANGUAGE.items())
+        if as_language and not any(getattr(self, name) for name in (*_IMAGE, "window_theta")) and not self.grid:
             return self
         size = self.image_hidden_size or self.hidden_size
         heads = self.image_num_heads or max(1, size // self.head_size)
@@ -123,7 +169,7 @@ class ModelArgs:
             self, hidden_size=size, num_heads=heads, num_kv_heads=keys, intermediate_size=width, num_layers=1,
             rope_theta=self.window_theta or (GRID_THETA if self.grid else self.rope_theta),
             window_theta=0.0, positions="sequence", summary="last", summary_rank=0, image_hidden_size=0,
-            image_num_heads=0, image_num_kv_heads=0, image_intermediate_size=0,
+            image_num_heads=0, image_num_kv_heads=0, image_intermediate_size=0, **_LANGUAGE,
         )  # fmt: skip
 
     @property
@@ -147,9 +193,17 @@ class ModelArgs:
 
 
 def matrix_parameters(args: ModelArgs) -> int:
-    """Weights of a layer's seven projections, ``2 D^2 + 2 D G d + 3 D F``; of the image block with ``args.image``."""
+    """Weights of a layer's projections, ``2 D H d + 2 D G d + 3 D F``; of the image block with ``args.image``."""
     size = args.hidden_size
-    return size * (2 * size + 2 * key_width(args) + 3 * args.intermediate_size)
+    return size * (2 * query_width(args) + 2 * key_width(args) + 3 * args.intermediate_size)
+
+
+def vector_parameters(args: ModelArgs) -> int:
+    """Biases and weights of query and key norms in a layer."""
+    of_heads = query_width(args) + 2 * key_width(args) if args.attention_bias else 0
+    outputs = args.hidden_size if args.output_bias else 0
+    wide = 2 * args.intermediate_size + args.hidden_size if args.mlp_bias else 0
+    return of_heads + outputs + wide + (2 * args.head_size if args.qk_norm_weights else 0)
 
 
 def summary_parameters(args: ModelArgs) -> int:
@@ -173,10 +227,15 @@ def parameters(args: ModelArgs, *, stored: bool = False) -> int:
     """Trainable numbers, or those of a model directory, where factored colours are summed up."""
     size, local, total = args.hidden_size, args.image.hidden_size, summary_parameters(args)
     for block, layers in ((args.image, args.image_layers), (args, args.num_layers)):
-        total += layers * (matrix_parameters(block) + 2 * block.hidden_size)
+        total += layers * (matrix_parameters(block) + 2 * block.hidden_size + vector_parameters(block))
     inputs, outputs = (0, 0) if stored else color_features_of(args)
     total += local * (args.num_pix + 1 + inputs) + size * (args.num_pix + args.vocab_size + outputs)
     return total + size * args.vocab_size + size
+
+
+def query_width(args: ModelArgs) -> int:
+    """``H d``."""
+    return args.num_heads * args.head_size
 
 
 def key_width(args: ModelArgs) -> int:

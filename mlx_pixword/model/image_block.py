@@ -31,15 +31,24 @@ class Table(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = 0.02 * mx.random.normal((rows, size))
-        self._features = None
+        self._features: mx.array | None = None
+        self._still: tuple[int, int] | None = None
         if features is not None:
             self._features = mx.array(features)
             each = mx.array(np.broadcast_to(scales, features.shape[1]).astype(np.float32))
             self.factors = each[:, None] * mx.random.normal((features.shape[1], size))
 
+    def freeze_rows(self, first: int, end: int) -> None:
+        """Let no gradient reach rows ``first`` to ``end - 1``."""
+        self._still = (first, end)
+
     def __call__(self) -> mx.array:
         """The plain table, float32 ``[rows, size]``."""
-        return self.weight if self._features is None else self.weight + self._features @ self.factors
+        weight: mx.array = self.weight
+        if self._still is not None:
+            first, end = self._still
+            weight = mx.concatenate([weight[:first], mx.stop_gradient(weight[first:end]), weight[end:]])
+        return weight if self._features is None else weight + self._features @ self.factors
 
 
 class ColorTable(Table):
@@ -53,8 +62,8 @@ class ColorTable(Table):
 class AdaptedTable(nn.Module):
     """A frozen table and a low-rank sum, ``table + scale * lora_a @ lora_b``, with mlx-lm's names.
 
-    ``lora_a [K + 1, r]`` starts as random mixtures of the smooth colour features, as `factored_colors` has them, so that
-    what one colour learns helps its neighbours. A learning rate moves an embedding as far as it would move their factors.
+    ``lora_a [K + 1, r]`` starts as random mixtures of the smooth colour features that `factored_colors` has, so that
+    what one colour learns helps its neighbours. A learning rate moves an embedding about as far as through factors.
     """
 
     def __init__(self, table: Table, rank: int, scale: float) -> None:

@@ -23,17 +23,18 @@ GROUPS = (128, 64, 32)  # weights that share a scale, as MLX has them
 
 
 class Linear(nn.Linear):
-    """``y = x W^T`` without bias; the weight is kept in float32 and used in the type of ``x``.
+    """``y = x W^T``, plus a bias where asked for; the weight is kept in float32 and used in the type of ``x``.
 
     It is MLX's own layer, so that `nn.quantize` and mlx-lm's LoRA find and replace it. Only the type differs: training
     needs a float32 master weight, and MLX's layer would then compute in float32 whatever the type of ``x``.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return x @ self.weight.astype(x.dtype).T
+        y = x @ self.weight.astype(x.dtype).T
+        return y + self.bias.astype(x.dtype) if "bias" in self else y
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
@@ -96,24 +97,29 @@ class Attention(nn.Module):
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
         size = args.head_size
-        self.q_proj = Linear(args.hidden_size, args.num_heads * size)
-        self.k_proj = Linear(args.hidden_size, args.num_kv_heads * size)
-        self.v_proj = Linear(args.hidden_size, args.num_kv_heads * size)
-        self.o_proj = Linear(args.num_heads * size, args.hidden_size)
+        self.q_proj = Linear(args.hidden_size, args.num_heads * size, args.attention_bias)
+        self.k_proj = Linear(args.hidden_size, args.num_kv_heads * size, args.attention_bias)
+        self.v_proj = Linear(args.hidden_size, args.num_kv_heads * size, args.attention_bias)
+        self.o_proj = Linear(args.num_heads * size, args.hidden_size, args.output_bias)
+        if args.qk_norm_weights:
+            self.q_norm = nn.RMSNorm(size, args.rms_norm_eps)
+            self.k_norm = nn.RMSNorm(size, args.rms_norm_eps)
         self._args, self._scale = args, size**-0.5
 
     def queries(self, x: mx.array) -> mx.array:
         """``[..., L, D]`` to ``[..., L, H d]``, before RoPE."""
-        return self._norm_heads(self.q_proj(x))
+        return self._norm_heads(self.q_proj(x), "q_norm")
 
     def keys_values(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """``[..., L, D]`` to keys and values ``[..., L, G d]``, before RoPE."""
-        return self._norm_heads(self.k_proj(x)), self.v_proj(x)
+        return self._norm_heads(self.k_proj(x), "k_norm"), self.v_proj(x)
 
-    def _norm_heads(self, x: mx.array) -> mx.array:
+    def _norm_heads(self, x: mx.array, name: str) -> mx.array:
         if not self._args.qk_norm:
             return x
         heads = x.reshape(*x.shape[:-1], -1, self._args.head_size)
+        if name in self:
+            return rms_norm(self[name], heads).reshape(x.shape)
         return mx.fast.rms_norm(heads, None, self._args.rms_norm_eps).reshape(x.shape)
 
     def split_heads(self, x: mx.array) -> mx.array:
@@ -172,9 +178,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
-        self.gate_proj = Linear(args.hidden_size, args.intermediate_size)
-        self.up_proj = Linear(args.hidden_size, args.intermediate_size)
-        self.down_proj = Linear(args.intermediate_size, args.hidden_size)
+        self.gate_proj = Linear(args.hidden_size, args.intermediate_size, args.mlp_bias)
+        self.up_proj = Linear(args.hidden_size, args.intermediate_size, args.mlp_bias)
+        self.down_proj = Linear(args.intermediate_size, args.hidden_size, args.mlp_bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))

@@ -24,6 +24,7 @@ from .batch import Batch
 from .calibration import Calibration
 from .image_block import ImageBlock, Table
 from .layers import Layer, rms_norm
+from .origin import Origin
 
 CHUNK_PIXELS = 4096  # that pass the image block at a time where nobody needs gradients
 
@@ -45,6 +46,8 @@ class PixWordModel(nn.Module):
     """
 
     calibration = Calibration()  # of the readings' probabilities; set by whoever fits it, and kept in config.json
+
+    origin: Origin | None = None  # of a language model that the language block started from
 
     def __init__(self, args: ModelArgs, pixel_queries: int = 0) -> None:
         super().__init__()
@@ -134,8 +137,8 @@ class PixWordModel(nn.Module):
         z_rotary = self._rotary(mx.take_along_axis(batch.positions, index, axis=1))  # as of the pixel's window
         spans = mx.stack([mx.take_along_axis(batch.starts, places, axis=1), places], axis=-1)  # [B, Q, 2]
         x, z = x.astype(dtype), z.astype(dtype)
-        for layer in self.layers:
-            x, z = layer.conditioned(x, z, rotary, z_rotary, mask, spans)
+        for n, layer in enumerate(self.layers):
+            x, z = layer.conditioned(x, z, self._of_layer(n, rotary), self._of_layer(n, z_rotary), mask, spans)
         return rms_norm(self.norm, x), rms_norm(self.norm, z)
 
     def extend(self, words: mx.array, positions: mx.array, cache: list[Any]) -> mx.array:
@@ -150,14 +153,22 @@ class PixWordModel(nn.Module):
     def language(self, x: mx.array, positions: mx.array, mask: Any, cache: list[Any] | None = None) -> mx.array:
         """The language block: float32 embeddings ``[B, L, D]`` to normalised states ``[B, L, D]``."""
         x, rotary = x.astype(self._args.compute_dtype), self._rotary(positions)
-        for layer, layer_cache in zip(self.layers, cache or [None] * len(self.layers), strict=True):
-            x = layer(x, rotary, mask, layer_cache)
+        for n, (layer, layer_cache) in enumerate(zip(self.layers, cache or [None] * len(self.layers), strict=True)):
+            x = layer(x, self._of_layer(n, rotary), mask, layer_cache)
         return rms_norm(self.norm, x)
 
     def _rotary(self, positions: mx.array) -> mx.array:
         """``[B, L]`` or ``[B, L, 2]`` to ``[2, B, 1, L, d / 2]``, one for all heads."""
-        table = mx.array(rotary_table(self._args.max_seq_len, self._args.head_size, self._args.rope_theta))
+        a = self._args
+        table = mx.array(rotary_table(a.max_seq_len, a.head_size, a.rope_theta, a.scaling))
         return turn_by_axes(table, positions)[:, :, None]
+
+    def _of_layer(self, number: int, rotary: mx.array) -> mx.array:
+        """Cosines and sines for a layer; those of no turn where the layer has no RoPE."""
+        every = self._args.no_rope_every
+        if not every or (number + 1) % every:
+            return rotary
+        return mx.stack([mx.ones_like(rotary[0]), mx.zeros_like(rotary[1])])
 
     def logits(self, x: mx.array) -> mx.array:
         """``[..., D]`` to float32 ``[..., V + K]``."""

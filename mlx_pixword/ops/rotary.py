@@ -4,28 +4,46 @@ L  elements of a row    P  pixels a window    d  head size
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
+SCALINGS = ("llama3", "linear", "none")
+
+
+class Scaling(NamedTuple):
+    """How rotary frequencies are scaled: as Llama 3.1 does, all by one factor, or not at all."""
+
+    kind: str = "llama3"
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    context: int = 8192
+
+
+LLAMA_31 = Scaling()
+
 
 @lru_cache(maxsize=8)
-def inverse_frequencies(head_size: int, theta: float) -> np.ndarray:
-    """Rotary frequencies, radians a position, with Llama-3.1 scaling; float64 ``[d / 2]``.
+def inverse_frequencies(head_size: int, theta: float, scaling: Scaling = LLAMA_31) -> np.ndarray:
+    """Rotary frequencies, radians a position, with Llama-3.1 scaling unless another is given; float64 ``[d / 2]``.
 
     ``theta^(-2i/d)``, divided by 8 where the wavelength exceeds 8192 positions, unchanged where it is below
     8192 / 4, and blended linearly in between (arXiv 2407.21783).
     """
     frequency = theta ** (-np.arange(0, head_size, 2) / head_size)
-    factor, low, high, context = 8.0, 1.0, 4.0, 8192
+    kind, factor, low, high, context = scaling
+    if kind != "llama3":
+        return frequency / (factor if kind == "linear" else 1)
     blend = np.clip((context * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
     return frequency * ((1 - blend) / factor + blend)
 
 
 @lru_cache(maxsize=8)
-def rotary_table(length: int, head_size: int, theta: float) -> np.ndarray:
+def rotary_table(length: int, head_size: int, theta: float, scaling: Scaling = LLAMA_31) -> np.ndarray:
     """Cosine and sine of every angle, computed in float64: float32 ``[2, length, d / 2]``."""
-    angle = np.arange(length)[:, None] * inverse_frequencies(head_size, theta)
+    angle = np.arange(length)[:, None] * inverse_frequencies(head_size, theta, scaling)
     return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
 
 

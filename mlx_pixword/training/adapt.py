@@ -15,7 +15,8 @@ from ..model.args import ModelArgs
 from ..model.image_block import Table
 from ..model.network import PixWordModel
 from ..weights import quantized
-from ..weights.directory import load, locate_model
+from ..weights.directory import load, locate, locate_model
+from ..weights.from_mlx_lm import OFFSET, language_shape, put_language_model, read_language_model
 from ..weights.lora import adapter_config, add_adapters
 
 # Other values of these fit the same weights.
@@ -33,8 +34,11 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
         PixWordError: no model there, or a shape that is not the model's.
     """
     shape = {name for name in values if name in _shape_names()}
-    if values.get("init") is None or (values.get("resume") and shape == _shape_names()):
-        return {**defaults, **values}  # a resumed run has its weights and all settings
+    known = values.get("resume") and shape == _shape_names()  # a resumed run has its weights and all settings
+    if values.get("language_from") is not None and not known:
+        return {**defaults, **_with_language(values)}
+    if values.get("init") is None or known:
+        return {**defaults, **values}
     folder, args, queries = locate_model(values["init"])
     own = asdict(args)
     for name in sorted(shape - {*_MAY_CHANGE}):
@@ -49,6 +53,25 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     return {"factored_colors": False, **defaults, **found, **values}
 
 
+def _with_language(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run whose language block is a language model; its image block is small unless a width is given."""
+    folder = locate(values["language_from"])
+    own = language_shape(folder)
+    for name in sorted(set(values) & set(own)):
+        if values[name] != own[name]:
+            raise PixWordError(
+                f"{flag(name)} {values[name]}: the model {values['language_from']} has {own[name]}; leave it out"
+            )
+    width = values.get("image_hidden_size") or min(128, own["hidden_size"] // 4 * 4)
+    small = {
+        "image_hidden_size": width, "image_num_heads": 4, "image_num_kv_heads": 2, "image_intermediate_size": 2 * width,
+        "zero_init": False, "word_weight": 1.0,
+    }  # fmt: skip
+    words = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).exists()]
+    found = {**small, **own} | ({"tokenizer": str(words[0])} if words else {})
+    return {**found, **values}
+
+
 def _shape_names() -> set[str]:
     return {f.name for f in fields(ModelArgs)}
 
@@ -59,6 +82,9 @@ def start_from(model: PixWordModel, config: RunConfig, resumed: bool) -> None:
     A resumed run takes all weights from its checkpoint; adapters need to know of what kind the layers under them are.
     """
     adapt = config.adapt
+    if adapt.language_from is not None:
+        _start_from_language(model, adapt, resumed)
+        return
     if adapt.init is None or (resumed and not adapt.lora):
         return
     loaded, _ = load(adapt.init, master=True)
@@ -79,6 +105,20 @@ def start_from(model: PixWordModel, config: RunConfig, resumed: bool) -> None:
     model.load_weights(list(weights.items()))
     if adapt.lora:
         add_adapters(model, adapters_of(model, adapt))
+
+
+def _start_from_language(model: PixWordModel, adapt: AdaptArgs, resumed: bool) -> None:
+    if not resumed or adapt.lora:
+        put_language_model(model, read_language_model(locate(adapt.language_from or "")))
+    if adapt.lora:
+        add_adapters(model, adapters_of(model, adapt))
+        for part in (model.image_block, model.embed_words, model.head):
+            part.unfreeze()
+    if adapt.lora or adapt.freeze_language:
+        for kept in (*([] if adapt.lora else model.layers), model.norm):
+            kept.freeze()
+        for table in (model.embed_words, model.head):
+            table.freeze_rows(OFFSET, model.args.vocab_size)
 
 
 def adapters_of(model: PixWordModel, adapt: AdaptArgs) -> dict[str, Any]:

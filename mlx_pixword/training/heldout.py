@@ -14,7 +14,7 @@ from ..evaluation.pages import draw_images_page, draw_page
 from ..evaluation.readings import describe_readings, rate_documents, readable
 from ..inputs.processor import Processor
 from ..weights.directory import save_model
-from ..weights.lora import save_adapters
+from ..weights.lora import fused, save_adapters
 from .adapt import adapters_of
 from .reporter import Reporter, plot_losses
 from .state import Run
@@ -53,7 +53,10 @@ def publish_model(run: Run, name: str) -> Path:
     """Write the model directory ``name`` of the run; it takes the place of an older one. Gives its path."""
     draft = run.folder / f".{name}.draft"
     files.remove(draft)
-    if run.config.adapt.lora:
+    if run.config.adapt.lora and run.config.adapt.language_from:
+        with fused(run.model):  # the image block is new, so that adapters alone would be no model
+            save_model(run.model, run.tokenizer, draft)
+    elif run.config.adapt.lora:
         save_adapters(run.model, adapters_of(run.model, run.config.adapt), draft)
     else:
         save_model(run.model, run.tokenizer, draft)
@@ -86,7 +89,7 @@ def _drawings(run: Run, step: int) -> None:
     """A page of held-out images completed and drawn anew, where the run predicts pixels inside windows."""
     documents = [d for d in run.heldout if d.images and d.images[0].height * d.images[0].width <= MOST_PIXELS]
     documents = documents[: run.config.train.draw_images]
-    if run.config.train.pixel_queries and documents:
+    if run.config.train.pixel_queries and documents and run.model.args.has_plain_layers:
         processor = Processor(run.model.args, run.tokenizer)
         path, prompted = run.folder / "samples" / f"step-{step}-drawn.png", run.config.data.caption_first > 0
         files.perform("write", path, lambda: draw_images_page(path, run.model, processor, documents, prompted))

@@ -58,7 +58,10 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
         checkpoint = _start(config, ranks)
         split = open_split(config.data, config.train.seed, config.train.eval_documents, config.model.image_size)
         tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
-        args = replace(config.model, vocab_size=check_vocabulary(tokenizer, config.model.vocab_size))
+        words = check_vocabulary(tokenizer, config.model.vocab_size)
+        if config.adapt.language_from and tokenizer is not None:  # its table may have rows for no word
+            words = tokenizer.vocab_size = max(words, config.model.vocab_size)
+        args = replace(config.model, vocab_size=words)
         config = replace(config, model=args)
         identity = identity_of(config, split.train, tokenizer)
         ranks.agree(json.dumps([[s["digest"] for s in identity["data"]], args.to_dict()]).encode(), "data or a model")

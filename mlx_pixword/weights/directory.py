@@ -22,6 +22,8 @@ from ..model.args import DTYPES, ModelArgs, parameters
 from ..model.calibration import KEY as CALIBRATION
 from ..model.calibration import Calibration
 from ..model.network import PixWordModel
+from ..model.origin import KEY as ORIGIN
+from ..model.origin import Origin
 from . import quantized
 from .lora import load_adapters
 from .safetensors import read_header, read_safetensors
@@ -56,18 +58,22 @@ def load(
         >>> model, processor = pw.load("runs/plates/final")
     """
     outlive_this_thread()
-    folder = _locate(path_or_repo, revision)
+    folder = locate(path_or_repo, revision)
     _check_kinds(folder)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
     args, shards = ModelArgs.from_dict(config), _shards(folder)
     _check_size(args, shards, folder)
     model = PixWordModel(args, _trained_queries(config))
     model.calibration = Calibration.from_config(config)
+    model.origin = Origin.from_config(config)
     _load_weights(model, shards, folder, config.get(quantized.KEY), master)
     if adapter_path is not None:
         load_adapters(model, adapter_path)
     words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
-    return model, Processor(model.args, load_tokenizer(words[0]) if words else None)
+    tokenizer = load_tokenizer(words[0]) if words else None
+    if tokenizer is not None and model.origin is not None:
+        tokenizer.vocab_size = max(tokenizer.vocab_size, args.vocab_size)  # its table may have rows for no word
+    return model, Processor(model.args, tokenizer)
 
 
 def save_model(
@@ -90,6 +96,7 @@ def save_model(
         config: dict[str, Any] = {"model_type": "pixword", "architectures": [type(model).__name__]}
         config |= {TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
         config |= {CALIBRATION: model.calibration.to_dict()} if model.calibration != Calibration() else {}
+        config |= {} if model.origin is None else {ORIGIN: model.origin.to_dict()}
         if (how := quantized.quantization_of(model)) is not None:
             config |= {quantized.KEY: how, "quantization_config": how}  # both, as mlx-lm has it
             weights = {name: _small(name, array) for name, array in weights.items()}
@@ -110,13 +117,14 @@ def save_model(
 
 def locate_model(path_or_repo: str | Path, revision: str | None = None) -> tuple[Path, ModelArgs, int]:
     """The folder of a model, downloaded if need be, its shape, and the query pixels a window it was trained with."""
-    folder = _locate(path_or_repo, revision)
+    folder = locate(path_or_repo, revision)
     _check_kinds(folder)
     config = _read_config(folder / "config.json")
     return folder, ModelArgs.from_dict(config), _trained_queries(config)
 
 
-def _locate(path_or_repo: str | Path, revision: str | None) -> Path:
+def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The folder of a model, downloaded if need be."""
     path = files.expand(Path(path_or_repo))
     if path.is_dir():
         return path

@@ -9,6 +9,8 @@ Source: Hu et al., "LoRA", arXiv 2106.09685.
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +137,28 @@ def fuse(model: PixWordModel) -> PixWordModel:
     return model
 
 
+@contextmanager
+def fused(model: PixWordModel) -> Iterator[PixWordModel]:
+    """The model with its adapters added to the weights, inside the block alone."""
+    adapted = [(name, m) for name, m in model.named_modules() if _is_adapted(m)]
+    try:
+        yield fuse(model)
+    finally:
+        model.update_modules(tree_unflatten(adapted))
+
+
 def _fused(adapted: nn.Module) -> nn.Module:
     inner = adapted.linear
     if isinstance(inner, ColorTable):
-        table = ColorTable(*inner.weight.shape)
+        rows, size = inner.weight.shape
+        table = ColorTable(rows, size)
         table.weight = adapted()
         return table
     weight = plain_weight(adapted)
     layer = Linear(weight.shape[1], weight.shape[0])
     layer.weight = weight.astype(mx.float32)
+    if "bias" in inner:
+        layer.bias = inner.bias
     if isinstance(inner, nn.QuantizedLinear):
         quantised: nn.Module = layer.to_quantized(inner.group_size, inner.bits, inner.mode)
         return quantised

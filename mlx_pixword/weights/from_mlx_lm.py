@@ -1,0 +1,320 @@
+"""Language models of mlx-lm as the language block, and back.
+
+D  hidden size    d  head size    V  words, with the six special ones
+
+mlx-lm loads the model; nothing of its folder is run. RoPE turns interleaved pairs here and the two halves of a head
+there, unless `rope_traditional` says otherwise, so rows of queries and keys are put in another order. The model's words
+follow the six special ones; rows of these are copied from the model's own where it has such.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ..common import files
+from ..common.errors import PixWordError
+from ..common.settings import shown
+from ..inputs.tokenizer import Tokenizer, load_tokenizer
+from ..model.args import ModelArgs
+from ..model.document import BOS, EOS, PAD, SPECIAL_WORDS, UNK
+from ..model.network import PixWordModel
+from ..model.origin import Origin
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+OFFSET = len(SPECIAL_WORDS)
+SPECIAL_IDS = {"pad_token_id": PAD, "unk_token_id": UNK, "bos_token_id": BOS, "eos_token_id": EOS}  # later ones win
+NAMES = {  # theirs, under `model.layers.N.`: ours, under `layers.N.`
+    "input_layernorm": "attention_norm",
+    "self_attn": "attention",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp": "ffn",
+}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A language model of mlx-lm, in our names and order.
+
+    Attributes:
+        shape: fields of `ModelArgs` that follow from it.
+        weights: of the language block and the norm, float32, and ``words``, ``head``: rows ``[V, D]``.
+        tokenizer: its own, with the special words before its words.
+        origin: what `config.json` keeps of it for the way back.
+    """
+
+    shape: dict[str, Any]
+    weights: dict[str, mx.array]
+    tokenizer: Tokenizer | None
+    origin: Origin
+
+
+def language_shape(folder: Path) -> dict[str, Any]:
+    """Fields of `ModelArgs` that follow from a language model, read from its configuration alone."""
+    config = _read_json(folder / "config.json")
+    if (family := config.get("model_type")) not in FAMILIES:
+        raise PixWordError(f"{folder} is a model of the family {shown(family)}; known are {', '.join(FAMILIES)}")
+    try:
+        return _shape(config, folder) | {"vocab_size": OFFSET + config["vocab_size"]}
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise PixWordError(f"{folder}: config.json does not describe a language model: {error}") from error
+
+
+def read_language_model(folder: Path) -> LanguageModel:
+    """Read a model directory that mlx-lm loads.
+
+    Raises:
+        PixWordError: a model of another family, one with a RoPE that cannot be expressed, or a damaged one.
+    """
+    shape, config = language_shape(folder), _read_json(folder / "config.json")
+    model = _load(folder)
+    found = {name: array.astype(mx.float32) for name, array in dict(tree_flatten(model.parameters())).items()}
+    special = {name: _first_id(config.get(name)) for name in SPECIAL_IDS}
+    embed = found.pop("model.embed_tokens.weight")
+    head = found.pop("lm_head.weight", embed)
+    shape["vocab_size"] = OFFSET + len(embed)
+    weights = {"words": _with_special(embed, special), "head": _with_special(head, special)}
+    weights |= {_our_name(name): array for name, array in found.items()}
+    if not config.get("rope_traditional", False):
+        _reorder(weights, shape["head_dim"], halves_to_pairs(shape["head_dim"]))
+    words = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).exists()]
+    origin = Origin(OFFSET, **special)
+    return LanguageModel(shape, weights, load_tokenizer(words[0]) if words else None, origin)
+
+
+def put_language_model(model: PixWordModel, language: LanguageModel) -> None:
+    """Give a model, whose shape has been made for it, the language model's weights; pixel rows stay as they are."""
+    args, own = model.args, dict(language.weights)
+    words, head = own.pop("words"), own.pop("head")
+    own["embed_words.weight"] = words
+    own["head.weight"] = mx.concatenate([head, model.head.weight[args.vocab_size :]])
+    model.load_weights(list(own.items()), strict=False)
+    model.origin = language.origin
+    mx.eval(model.parameters())
+
+
+def save_for_mlx_lm(model: PixWordModel, tokenizer: Tokenizer | None, folder: Path) -> Path:
+    """Write the language block as a model of mlx-lm; images are left out.
+
+    Of a model that started as one of mlx-lm's, the words are the old ones again; of any other the special words stay.
+
+    Raises:
+        PixWordError: layers that no family of mlx-lm has, or a folder that holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PixWordError(f"--out {folder}: exists and is not an empty folder; name a new one")
+    a, origin = model.args, model.origin
+    first = origin.word_offset if origin else 0
+    plain, _ = model.plain_weights()
+    weights = {_their_name(name): array for name, array in plain.items() if name.startswith(("layers.", "norm."))}
+    table, head = plain["embed_words.weight"], plain["head.weight"][: a.vocab_size]
+    weights["model.embed_tokens.weight"] = _without_special(table, origin)
+    weights["lm_head.weight"] = _without_special(head, origin)
+    family = _family_of(a)
+    if family == "qwen3" and not a.qk_norm_weights:
+        for n in range(a.num_layers):
+            for name in ("q_norm", "k_norm"):
+                weights[f"model.layers.{n}.self_attn.{name}.weight"] = mx.ones(a.head_size)
+    _reorder(weights, a.head_size, np.argsort(halves_to_pairs(a.head_size)))
+    files.make_folder(folder)
+    ids = origin.to_dict() if origin else dict(SPECIAL_IDS)
+    ids.pop("word_offset", None)
+    config = _their_config(a, family, a.vocab_size - first) | ids
+    text = (json.dumps(config, indent=2) + "\n").encode()
+    files.write_file(folder / "config.json", lambda file: file.write(text))
+    files.write_file(folder / "model.safetensors", lambda file: mx.save_safetensors(file, weights, {"format": "mlx"}))
+    if tokenizer is not None:
+        files.write_file(folder / tokenizer.filename, lambda file: file.write(tokenizer.contents))
+    files.sync_folder(folder)
+    return folder
+
+
+def halves_to_pairs(size: int) -> np.ndarray:
+    """For each place of a head that turns interleaved pairs, the place in one that turns its halves; ``[d]``."""
+    return np.arange(size).reshape(2, -1).T.ravel()
+
+
+# --------------------------------------------------------------------------------------------------------------- shape
+
+
+def _shape(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    heads, size, family = config.get("num_attention_heads"), config.get("hidden_size"), config["model_type"]
+    if type(heads) is not int or type(size) is not int or heads < 1:
+        raise PixWordError(f"{folder}: config.json must hold num_attention_heads and hidden_size")
+    if "sliding_attention" in (config.get("layer_types") or []):
+        raise PixWordError(f"{folder} has layers with sliding windows, which cannot be expressed")
+    parameters = config.get("rope_parameters") or {}
+    bias = bool(config.get("attention_bias", False)) and family not in ("qwen2", "qwen3")
+    shape = {
+        "hidden_size": size,
+        "num_heads": heads,
+        "num_kv_heads": config.get("num_key_value_heads") or heads,
+        "num_layers": config["num_hidden_layers"],
+        "intermediate_size": config["intermediate_size"],
+        "rms_norm_eps": float(config["rms_norm_eps"]),
+        "head_dim": config.get("head_dim") or size // heads,
+        "attention_bias": bias or family == "qwen2",
+        "output_bias": bias,
+        "mlp_bias": bool(config.get("mlp_bias", False)) and family not in ("qwen2", "qwen3"),
+        "qk_norm": family == "qwen3",
+        "qk_norm_weights": family == "qwen3",
+        "rope_theta": float(config.get("rope_theta") or parameters.get("rope_theta") or 10000.0),
+        "no_rope_every": _no_rope(config, folder) if family == "smollm3" else 0,
+    }
+    return shape | _scaling(config.get("rope_scaling") or parameters, folder)
+
+
+def _scaling(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    kind = values.get("type") or values.get("rope_type", "default")
+    if kind == "default":
+        return {"rope_scaling": "none"}
+    if kind == "linear":
+        return {"rope_scaling": "linear", "rope_factor": float(values["factor"])}
+    if kind != "llama3":
+        raise PixWordError(f"{folder} scales its RoPE by {shown(kind)}; linear, llama3 and none can be expressed")
+    return {
+        "rope_scaling": "llama3",
+        "rope_factor": float(values["factor"]),
+        "rope_low_freq_factor": float(values.get("low_freq_factor", 1.0)),
+        "rope_high_freq_factor": float(values.get("high_freq_factor", 4.0)),
+        "rope_context": int(values.get("original_max_position_embeddings", 8192)),
+    }
+
+
+def _no_rope(config: Mapping[str, Any], folder: Path) -> int:
+    """The interval of layers without RoPE, where they come at an interval."""
+    layers, every = config["num_hidden_layers"], config.get("no_rope_layer_interval", 4)
+    turned = config.get("no_rope_layers") or [int((n + 1) % every != 0) for n in range(layers)]
+    for interval in (0, *range(1, layers + 1)):
+        if turned == [int(not interval or (n + 1) % interval != 0) for n in range(layers)]:
+            return interval
+    raise PixWordError(f"{folder}: its layers without RoPE come at no fixed interval, which cannot be expressed")
+
+
+def _family_of(args: ModelArgs) -> str:
+    if args.qk_norm:
+        family, allowed = "qwen3", not (args.attention_bias or args.output_bias or args.mlp_bias or args.no_rope_every)
+    elif args.attention_bias and not args.output_bias:
+        family = "qwen2"
+        allowed = not args.mlp_bias and not args.no_rope_every and args.head_size == args.hidden_size // args.num_heads
+    else:
+        family, allowed = "smollm3" if args.no_rope_every else "llama", args.attention_bias == args.output_bias
+    if not allowed:
+        raise PixWordError("no family of mlx-lm has these layers: biases, query norms or layers without RoPE together")
+    return family
+
+
+def _their_config(args: ModelArgs, family: str, words: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "model_type": family,
+        "hidden_size": args.hidden_size,
+        "num_hidden_layers": args.num_layers,
+        "intermediate_size": args.intermediate_size,
+        "num_attention_heads": args.num_heads,
+        "num_key_value_heads": args.num_kv_heads,
+        "head_dim": args.head_size,
+        "rms_norm_eps": args.rms_norm_eps,
+        "vocab_size": words,
+        "max_position_embeddings": args.max_seq_len,
+        "rope_theta": args.rope_theta,
+        "tie_word_embeddings": False,
+    }
+    if family in ("llama", "smollm3"):
+        config |= {"attention_bias": args.attention_bias, "mlp_bias": args.mlp_bias}
+    if family == "smollm3":
+        config["no_rope_layer_interval"] = args.no_rope_every
+    if args.rope_scaling == "linear":
+        config["rope_scaling"] = {"rope_type": "linear", "factor": args.rope_factor}
+    if args.rope_scaling == "llama3":
+        config["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": args.rope_factor,
+            "low_freq_factor": args.rope_low_freq_factor,
+            "high_freq_factor": args.rope_high_freq_factor,
+            "original_max_position_embeddings": args.rope_context,
+        }
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def _load(folder: Path) -> Any:
+    """The model as mlx-lm builds it, in plain weights."""
+    from mlx_lm.utils import dequantize_model, load_model  # mlx-lm takes over a second to import
+
+    try:
+        model, config = load_model(folder, lazy=True)
+        if config.get("quantization"):
+            model = dequantize_model(model)
+        mx.eval(model.parameters())
+        return model
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise PixWordError(f"{folder}: mlx-lm cannot load it: {reason}") from error
+
+
+def _our_name(name: str) -> str:
+    parts = name.removeprefix("model.").split(".")
+    return ".".join(NAMES.get(part, part) for part in parts)
+
+
+def _their_name(name: str) -> str:
+    back = {ours: theirs for theirs, ours in NAMES.items()}
+    return "model." + ".".join(back.get(part, part) for part in name.split("."))
+
+
+def _reorder(weights: dict[str, mx.array], size: int, order: np.ndarray) -> None:
+    """Put the places of each head of queries and keys in another order, biases and norms too."""
+    places = mx.array(order)
+    for name, array in weights.items():
+        parts = ["", *name.split(".")]  # tables have one part
+        if parts[-2] in ("q_proj", "k_proj"):
+            heads = array.reshape(-1, size, *array.shape[1:])
+            weights[name] = heads[:, places].reshape(array.shape)
+        elif parts[-2] in ("q_norm", "k_norm"):
+            weights[name] = array[places]
+
+
+def _with_special(rows: mx.array, special: Mapping[str, int | None]) -> mx.array:
+    """``[V - 6, D]`` to ``[V, D]``: special words that the model has none of get small random rows."""
+    before = 0.02 * mx.random.normal((OFFSET, rows.shape[1]))
+    for name, place in SPECIAL_IDS.items():
+        own = special[name]
+        if own is not None and 0 <= own < len(rows):
+            before[place] = rows[own]
+    return mx.concatenate([before, rows])
+
+
+def _without_special(rows: mx.array, origin: Origin | None) -> mx.array:
+    """``[V, D]`` to what mlx-lm has: without rows that were put before its words, whose own take what was learnt."""
+    if origin is None:
+        return rows
+    kept = rows[origin.word_offset :] + 0
+    for name, own in origin.to_dict().items():
+        if name in SPECIAL_IDS and own < len(kept):
+            kept[own] = rows[SPECIAL_IDS[name]]
+    return kept
+
+
+def _first_id(value: Any) -> int | None:
+    """An id of a special word; some configurations have a list of them."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value if type(value) is int else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PixWordError(f"{path.parent} is no model directory: {path.name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise PixWordError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise PixWordError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
