@@ -20,7 +20,7 @@ from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.convert import ConvertSettings
 from mlx_pixword.evaluate import EvaluateArgs
 from mlx_pixword.inference.settings import GenerateArgs, SampleArgs
-from mlx_pixword.model.args import METADATA_KEYS, ModelArgs
+from mlx_pixword.model.args import MAY_BE_0, METADATA_KEYS, ModelArgs
 from mlx_pixword.pretrain import parse_command
 
 RUN_SETTINGS = (ModelArgs, DataArgs, TrainArgs, AdaptArgs)
@@ -369,13 +369,14 @@ NOT_NEGATIVE = [
 ]  # fmt: skip
 POSITIVE = [
     "learning_rate", "muon_learning_rate", "clip_norm", "rope_theta", "rms_norm_eps",
-    *(f.name for f in fields(ModelArgs) if f.type is int),
+    *(f.name for f in fields(ModelArgs) if f.type is int and f.name not in MAY_BE_0),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [(name, value) for name in AT_LEAST_ONE + POSITIVE for value in (0, -1)] + [(name, -1) for name in NOT_NEGATIVE],
+    [(name, value) for name in AT_LEAST_ONE + POSITIVE for value in (0, -1)]
+    + [(name, -1) for name in (*NOT_NEGATIVE, *sorted(MAY_BE_0))],
 )
 def test_numbers_out_of_range_are_refused_by_name(name: str, wrong: int) -> None:
     with pytest.raises(PixWordError, match=f"^{name} must .*, got {wrong}"):
@@ -404,7 +405,7 @@ def test_metadata_of_the_hub_and_underscore_keys_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"hidden": 8}, "unknown key 'hidden'; known keys are dtype, "),
+        ({"hidden": 8}, "unknown key 'hidden'; known keys are attention_bias, dtype, "),
         ({"steps": 8}, "unknown key 'steps'"),
         ({"hidden_size": 8.0}, "hidden_size must be an integer, got 8.0"),
         ({"qk_norm": 1}, "qk_norm must be true or false, got 1"),

@@ -19,7 +19,7 @@ METADATA_KEYS = ("model_type", "architectures", "quantization", "quantization_co
 
 
 _IMAGE = ("image_hidden_size", "image_num_heads", "image_num_kv_heads", "image_intermediate_size")
-_MAY_BE_0 = {*_IMAGE, "image_layers", "window_theta", "summary_rank", "sine_color_scale", "head_dim", "no_rope_every"}
+MAY_BE_0 = {*_IMAGE, "image_layers", "window_theta", "summary_rank", "sine_color_scale", "head_dim", "no_rope_every"}
 
 # What layers of language models may have, and the image block never has.
 _LANGUAGE: dict[str, Any] = {
@@ -75,8 +75,8 @@ class ModelArgs:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, bool | str) and not (0 < value < 2**31 or (value == 0 and name in _MAY_BE_0)):
-                least = "0 or positive" if name in _MAY_BE_0 else "positive"
+            if not isinstance(value, bool | str) and not (0 < value < 2**31 or (value == 0 and name in MAY_BE_0)):
+                least = "0 or positive" if name in MAY_BE_0 else "positive"
                 raise PixWordError(f"{name} must be {least} and below 2^31, got {value!r}")
         for f in fields(self):
             if (choices := f.metadata["choices"]) and (value := getattr(self, f.name)) not in choices:
