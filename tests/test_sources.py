@@ -1,11 +1,15 @@
 """Sources: what lies at a path is recognised, read in order, or refused in one line that says what would work."""
 
+import io
 import json
 import os
 from pathlib import Path
 
+import numpy as np
+import pillow_heif
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write, write_tar, write_zip
 
@@ -331,3 +335,15 @@ def test_home_in_paths_of_data(tmp_path, monkeypatch):
     write(tmp_path / "t.jsonl", '{"image": "~/d/a.png", "caption": "c"}')
     assert shown(open_source(Path("~/d")).parts(0)) == [RED]
     assert shown(open_source(Path("~/t.jsonl")).parts(0)) == [RED, "c"]
+
+
+def test_husks_of_heic_files_are_left_out_and_said(tmp_path):
+    write(tmp_path / "a.png")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "blue")).save(file, quality=95)
+    write(tmp_path / "b.HEIC", file.getvalue())
+    for n in range(3):
+        write(tmp_path / f"IMG_{n}.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300))
+    source = open_source(tmp_path)
+    assert len(source) == 2 and left_out([source]) == "; left out: 3 .heic"
+    assert np.abs(np.subtract(shown(source.parts(1))[0], BLUE)).max() < 8

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..common.errors import PixWordError
 from ..common.files import expand
 from ..common.settings import named
-from ..pixels.formats import is_image_name
+from ..pixels.formats import HEIF_SUFFIXES, holds_heif, is_image_name
 from .archives import is_archive, open_archive
 from .base import MAX_TEXT_BYTES, Source
 from .captions import NOT_AN_IMAGE, pair, read_caption
@@ -165,7 +165,10 @@ def _open_shards(path: Path, shards: list[str], images: Path | None, allow_outsi
 
 def _open_images(path: Path, allow_outside: bool, listing: Listing) -> Source:
     """Images, with captions from records that lie in the folder, and beside the images that those do not name."""
-    records, left = _open_beside(path, listing.files, allow_outside)
+    husks = _husks(path, listing.files)
+    listing.unusable += [(str(path / name), "not a HEIC image, it describes no picture") for name in sorted(husks)]
+    files = [name for name in listing.files if name not in husks] if husks else listing.files
+    records, left = _open_beside(path, files, allow_outside)
     samples = pair(left, lambda name: read_caption(path / name))
     samples.unusable = listing.unusable + [(str(path / name), reason) for name, reason in samples.unusable]
     if not samples.images and not records:
@@ -179,6 +182,19 @@ def _open_images(path: Path, allow_outside: bool, listing: Listing) -> Source:
     if not samples.images:
         return Chain(str(path), records, samples.unusable, listing.unreadable)
     return Chain(str(path), [*records, rest])
+
+
+def _husks(path: Path, files: list[str]) -> set[str]:
+    """HEIC files without a picture, among the first ones: what a phone leaves that keeps its photos in the cloud."""
+    husks = set[str]()
+    for name in [file for file in files if file.lower().endswith(HEIF_SUFFIXES)][:_LOOKED_AT]:
+        try:
+            if (path / name).is_file():  # a pipe never ends
+                with (path / name).open("rb") as file:
+                    husks |= set() if holds_heif(file.read(4096)) else {name}
+        except OSError:
+            continue  # it is reported when its turn comes
+    return husks
 
 
 def _open_beside(path: Path, files: list[str], allow_outside: bool) -> tuple[list[Source], list[str]]:

@@ -30,6 +30,9 @@ IMAGE_SUFFIXES = frozenset({
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+
+
 def is_image_name(name: str) -> bool:
     """True if a file's name is that of an image."""
     return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
@@ -38,6 +41,19 @@ def is_image_name(name: str) -> bool:
 def is_heif(start: bytes) -> bool:
     """True for the first bytes of a HEIC or HEIF file; AVIF, which begins alike, is Pillow's own."""
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and b"avif" not in start[16:32]
+
+
+def holds_heif(start: bytes) -> bool:
+    """Whether the first bytes of a file named as HEIC describe a picture at all: some apps leave mere husks."""
+    place = 0
+    for _ in range(8):  # boxes of a file: bytes, kind, content
+        size, kind = int.from_bytes(start[place : place + 4], "big"), start[place + 4 : place + 8]
+        if kind == b"meta":
+            return True
+        if size < 8 or not kind.strip(b"\0"):
+            return False
+        place += size
+    return False
 
 
 def open_image(file: BinaryIO, whole: bool = False) -> tuple[Image.Image, tuple[int, int]]:
