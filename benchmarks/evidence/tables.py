@@ -119,7 +119,7 @@ def difference_table(evidence: Evidence) -> Table:
                     rows.append((f"{ours} - {other}", name, *told))
     note = (
         "Points of exact match at 4 to 8 px, pixel arm minus other arm, paired by image and seed. Equal time decides. "
-        "Equal images and FLOPs are those of arm 1b."
+        "Equal images are those of arm 1b, equal FLOPs the fewest of an arm in its time."
     )
     return Table("Differences", note, ("Arms", "At", *evidence.sets), rows)
 
