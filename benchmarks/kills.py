@@ -77,7 +77,8 @@ def start_run(folder: Path, name: str, data: list[str], args: KillArgs) -> "subp
     """Start a run, or go on with it."""
     flags = [
         *data, "--cache", folder / f"{name}-cache", "--pack", "--steps", args.steps, "--save-every", args.save_every,
-        "--log-every", 1, "--eval-every", 10, "--keep", 2, "--resume",
+        "--log-every", 1, "--eval-every", 10, "--keep", 2,
+        *(["--resume"] if (folder / name / ".lock").exists() else []),
     ]  # fmt: skip
     return subprocess.Popen(
         command(folder / name, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -29,9 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = [read_input("--prompt -") if text == "-" else text for text in args.prompt] or [""]
     prompts = [arrange(text, args.image[:1] if args.each else args.image) for text in texts]
     _check(args, prompts)  # mistakes show before the model is loaded
-    from .weights.directory import load  # --help answers at once
+    from .inference.words import require_words  # --help answers at once
+    from .weights.directory import load
 
     model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
+    if args.out_image is None or args.then_words:
+        require_words(model.args)
     images = ImageFiles(processor, args.part())
     if args.each and args.image and args.out_image is None:
         _read_each(model, processor, images, args, texts[0])

@@ -110,11 +110,27 @@ def test_a_program_that_imports_mlx_first_is_told_at_most_once() -> None:
 
 def test_threads_are_limited_only_where_openblas_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    library = type("Library", (), {"openblas_set_num_threads": staticmethod(calls.append)})
+    library = type("Library", (), {
+        "openblas_set_num_threads": staticmethod(calls.append), "openblas_get_num_threads": staticmethod(lambda: 4),
+    })  # fmt: skip
+    monkeypatch.setattr(blas, "_initial_threads", 0)
     for found in (None, library):
         monkeypatch.setattr(blas, "openblas", lambda found=found: found)
         blas.limit_threads(1)
     assert calls == [1]
+
+
+def test_threads_come_back_to_what_they_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = [3]
+    library = type("Library", (), {
+        "openblas_set_num_threads": staticmethod(lambda count: threads.append(count)),
+        "openblas_get_num_threads": staticmethod(lambda: threads[-1]),
+    })  # fmt: skip
+    monkeypatch.setattr(blas, "openblas", lambda: library)
+    monkeypatch.setattr(blas, "_initial_threads", 0)
+    for count in (1, None, 2, None):
+        blas.limit_threads(count)
+    assert threads == [3, 1, 3, 2, 3]
 
 
 @pytest.mark.parametrize(("system", "knows"), [("linux", True), ("linux", False), ("darwin", True)])

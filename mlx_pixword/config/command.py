@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.cli import Parser
+from ..common.errors import PixWordError
 from ..common.files import expand
 from ..common.settings import add_arguments
 from ..model.args import ModelArgs
@@ -41,5 +42,15 @@ def parse_run(
         add_arguments(parser, cls, title, defaults=False)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     file, print_only = given.pop("config", None), given.pop("print_config")
-    values = (read_yaml(expand(file)) if file else {}) | given
+    values = (read_yaml(expand(file)) if file else {}) | _where_it_lies(file, given) | given
+    if "steps" in given and "epochs" in given:
+        raise PixWordError("give --steps or --epochs, not both")
+    values |= {"epochs": None} if "steps" in given else {}
     return make_config(complete(values), where="command line"), print_only
+
+
+def _where_it_lies(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """A run that is resumed by its ``config.yaml`` goes on where that lies, wherever it was when it was written."""
+    folder = expand(file).absolute().parent if file else Path()
+    made_by_a_run = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl", ".lock"))
+    return {"out": folder} if file and given.get("resume") and made_by_a_run else {}

@@ -1,9 +1,9 @@
 """A run's configuration: a preset, then a YAML file, then the command line, each over the one before."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -11,11 +11,13 @@ from ..common.errors import PixWordError
 from ..common.settings import build, convert, shown
 from ..model.args import ModelArgs
 from .adapt import AdaptArgs
-from .data import DataArgs
+from .data import BUILT_IN, DataArgs
 from .train import TrainArgs
 
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
-_PAPER: dict[str, Any] = {"grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "eval_documents": 64}
+_PAPER: dict[str, Any] = {
+    "grad_checkpoint": True, "window_chunk": 8, "batch_tokens": 64, "accumulate": 32, "eval_documents": 64,
+}  # fmt: skip
 
 PARTS = (ModelArgs, DataArgs, TrainArgs, AdaptArgs)
 MAX_YAML = 2**16  # bytes; all settings together take about a thousand
@@ -49,8 +51,26 @@ class RunConfig:
         values = {**asdict(self.model), **asdict(self.data), **asdict(self.train), **asdict(self.adapt)}
         return {"preset": self.preset} | {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
+    def with_absolute_paths(self) -> "RunConfig":
+        """The same, to be read from any folder; names of built-in data stay as they are."""
+        init = self.adapt.init
+        adapt = replace(self.adapt, init=str(Path(init).absolute())) if init and Path(init).exists() else self.adapt
+        return replace(self, data=_absolute(self.data), train=_absolute(self.train), adapt=adapt)
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_flat(), sort_keys=False)
+
+
+Part = TypeVar("Part", DataArgs, TrainArgs)
+
+
+def _absolute(part: Part) -> Part:
+    values: dict[str, Any] = {f.name: getattr(part, f.name) for f in fields(part)}
+    values |= {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    if isinstance(part, DataArgs):
+        values["data"] = [path if path in BUILT_IN else str(Path(path).absolute()) for path in part.data]
+        values["fonts"] = [str(Path(path).absolute()) for path in part.fonts]
+    return replace(part, **values)
 
 
 def make_config(values: Mapping[str, Any], where: str = "settings") -> RunConfig:

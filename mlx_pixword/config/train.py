@@ -13,6 +13,7 @@ class TrainArgs:
 
     out: Path = setting(Path("runs/pretrain"), "folder of the run", metavar="DIR")
     steps: int = setting(1000, "optimiser steps")
+    epochs: float | None = setting(None, "passes over the data, in place of --steps")
     seed: int = setting(0, "seed of the weights, the data's order and the samples")
     resume: bool = setting(False, "go on from the newest checkpoint in --out")
     optimizer: str = setting("adamw", "muon: Muon for hidden matrices, AdamW for the rest", choices=("adamw", "muon"))
@@ -42,6 +43,7 @@ class TrainArgs:
     sample_images: int = setting(16, "held-out images that samples/ shows")
     draw_images: int = setting(4, "held-out images that samples/ shows completed and drawn, with --pixel-queries")
     save_every: int = setting(500, "steps between checkpoints")
+    save_minutes: float = setting(30.0, "minutes after the last checkpoint that one is due in any case; 0 for never")
     keep: int = setting(3, "newest checkpoints that are kept; 0 for all")
     keep_best: bool = setting(True, "keep the model with the lowest held-out loss in best/")
     rank_timeout: float = setting(600.0, "seconds that a rank of several waits for the others before it ends")
@@ -55,9 +57,12 @@ class TrainArgs:
             *("seed", "warmup", "eval_documents", "sample_images", "draw_images", "window_chunk", "keep"),
             *("weight_decay", "word_weight", "boundary_weight", "dense_weight", "pixel_queries", "final_fraction"),
             "free_memory_gb",
+            "save_minutes",
         ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
+        if self.epochs is not None and not 0 < self.epochs < float("inf"):
+            raise PixWordError(f"epochs must be positive, got {self.epochs}")
         for name in ("learning_rate", "muon_learning_rate", "image_lr_scale", "clip_norm", "rank_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be positive, got {getattr(self, name)}")

@@ -4,7 +4,7 @@ Documents come in groups. A group is a pure function of (seed, group number): no
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from .decoders import Decoders, decode_here
 from .pack import Row, plan_batches
 from .skips import SkipLog, SkipNotes
 
+LOST = 300  # documents in a row that cannot be read: a drive is gone, or a folder
 LOOKAHEAD = 64  # documents that are decoded ahead at the least, so that small groups keep the threads busy
 
 
@@ -66,6 +67,10 @@ class Encoder:
         elif self.cache and key:  # or a later run would not learn of the note
             self.cache.put(key, image)
         return image
+
+
+class DataLost(PixWordError):
+    """So much cannot be read that the data seems to be gone; what was trained until then is good."""
 
 
 class Loader:
@@ -115,9 +120,9 @@ class Loader:
 
     def read(self, index: int) -> list[Document]:
         """The document at a global index, encoded; an empty list if it had to be skipped."""
-        return self._read(index, self.encoder)
+        return self._read(index, 0, self.encoder)
 
-    def _read(self, index: int, encoder: Encoder) -> list[Document]:
+    def _read(self, index: int, epoch: int, encoder: Encoder) -> list[Document]:
         number = 0 if self._endless else int(np.searchsorted(self._ends, index, side="right"))
         source = self.sources[number]
         local = index - (int(self._ends[number - 1]) if number else 0)
@@ -128,16 +133,16 @@ class Loader:
             encoder.skips.skip(f"{source.name}, document {local}", str(error))
             return []
         captioned = is_captioned(source, parts)
-        if captioned and np.random.default_rng((self.seed, 4, index)).random() < self._caption_first:
+        if captioned and np.random.default_rng((self.seed, 4, index, epoch)).random() < self._caption_first:
             parts = parts[::-1]
         pictures = [part.name for part in parts if not isinstance(part, str)]
         name = f"{source.name}, document {local}{f' ({pictures[0]})' if pictures else ''}"
         return [replace(piece, name=name) for piece in encoder(parts, captioned)]
 
-    def _read_apart(self, index: int, first_time: bool) -> tuple[list[Document], SkipNotes]:
+    def _read_apart(self, index: int, epoch: int) -> tuple[list[Document], SkipNotes]:
         """A document, and notes on its images: threads must not write them, or their timing would show."""
-        notes = SkipNotes(first_time)
-        return self._read(index, replace(self.encoder, skips=notes)), notes
+        notes = SkipNotes(first_time=epoch == 0)
+        return self._read(index, epoch, replace(self.encoder, skips=notes)), notes
 
     def indices(self, group: int) -> list[int]:
         """Global indices of a group's documents: epoch after epoch, each in an order of its own."""
@@ -160,12 +165,12 @@ class Loader:
 
     def _submit(self, pool: ThreadPoolExecutor, group: int) -> list[Future[tuple[list[Document], SkipNotes]]]:
         places = range(group * self.group_size, (group + 1) * self.group_size)
-        first_time = [self._keep is None or place < len(self._keep) for place in places]
-        return [pool.submit(self._read_apart, *each) for each in zip(self.indices(group), first_time, strict=True)]
+        epochs = [0 if self._keep is None else place // len(self._keep) for place in places]
+        return [pool.submit(self._read_apart, *each) for each in zip(self.indices(group), epochs, strict=True)]
 
-    def batches(self, group: int = 0, skip: int = 0) -> Iterator[tuple[int, int, list[Row]]]:
+    def batches(self, group: int = 0, skip: int = 0) -> Generator[tuple[int, int, list[Row]], None, None]:
         """Batches from batch ``skip`` of ``group`` on, for ever: ``(group, number in the group, rows)``."""
-        unused = 0  # documents since the last one that could be used
+        unused = failed = 0  # documents since the last one that could be used, and those that could not be read
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             ahead: deque[list[Future[tuple[list[Document], SkipNotes]]]] = deque()
             try:
@@ -177,6 +182,9 @@ class Loader:
                         pieces, notes = future.result()
                         if not skip:  # or the run that is resumed has counted this group
                             notes.replay(self.encoder.skips)
+                        failed = failed + 1 if notes.count and not any(piece.images for piece in pieces) else 0
+                        if failed == LOST and self._keep is not None and failed < len(self._keep):
+                            raise DataLost(f"{failed} documents in a row cannot be read{notes.last()}")
                         documents += pieces
                     unused = 0 if documents else unused + self.group_size
                     if self._keep is not None and unused >= 2 * len(self._keep):  # a whole epoch lies in between

@@ -145,6 +145,15 @@ class SkipNotes(SkipLog):
     def tried(self, count: int = 1) -> None:
         self._tried += count * self._first_time
 
+    @property
+    def count(self) -> int:
+        """Bad images of the document."""
+        return sum(bad for _, _, bad in self._notes)
+
+    def last(self) -> str:
+        """What was noted last, as the end of a message."""
+        return "".join(f", the last one: {named(name)}: {reason}" for name, reason, _ in self._notes[-1:])
+
     def replay(self, log: SkipLog) -> None:
         """Give the notes to a log."""
         log.tried(self._tried)

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..common.errors import PixWordError
 from ..common.threads import outlive_this_thread
 from ..inputs.processor import Part, Processor
+from ..model.args import ModelArgs
 from ..model.batch import Batch
-from ..model.document import BOS, END_IMAGE, EOS, IMAGE, PAD, UNK
+from ..model.document import BOS, END_IMAGE, EOS, IMAGE, PAD, SPECIAL_WORDS, UNK
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
 from .filters import filtered
@@ -109,11 +111,18 @@ def generate_batch(model: PixWordModel, processor: Processor, batch: Batch, **sa
     return [processor.decode(row) for row in rows]
 
 
+def require_words(args: ModelArgs) -> None:
+    """Raise `PixWordError` for a model that knows no words."""
+    if args.vocab_size <= len(SPECIAL_WORDS):
+        raise PixWordError("this model was trained on images alone and knows no words; it can draw, and not read")
+
+
 def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Iterator[Step]:
     """Words step by step; the next step is under way meanwhile.
 
     Probabilities are the model's own, over all V words, however the words are sampled: those of `log_likelihood`.
     """
+    require_words(model.args)
     lengths = [sum(map(len, row)) for row in batch.documents]
     limit = min(args.max_tokens, model.args.max_seq_len - max(lengths) + 1)
     choose = _chooser(model.args.vocab_size, args)

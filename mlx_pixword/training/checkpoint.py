@@ -80,6 +80,11 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def newest_path(folder: Path) -> Path | None:
+    """The checkpoint with the most steps, which nobody has looked into yet."""
+    return next(iter(_steps(folder)), None)
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Check a checkpoint, bytes included, and read its state; raises `PixWordError` if it cannot be used."""
     state = _read_json(path / STATE)

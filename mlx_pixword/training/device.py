@@ -3,6 +3,8 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -23,13 +25,24 @@ def prepare_streams(args: TrainArgs) -> None:
     """Make MLX fast on a CPU, micro-batches side by side; call it before MLX evaluates anything.
 
     MLX walks a graph depth first beyond a width of 20 and so would fill one stream after the other; and OpenBLAS
-    must leave the cores to the streams.
+    must leave the cores to the streams. Its threads are set in any case, so that an earlier run in this process changes
+    nothing of this one's bytes.
     """
     if mx.default_device() == mx.cpu:
         keep_memory()
+        limit_threads(1 if _uses_streams(args) else None)
     if _uses_streams(args):
         os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
-        limit_threads(1)
+
+
+@contextmanager
+def own_threads(args: TrainArgs) -> Iterator[None]:
+    """`prepare_streams` for as long as a run goes on; afterwards OpenBLAS has its threads again."""
+    prepare_streams(args)
+    try:
+        yield
+    finally:
+        limit_threads(None)
 
 
 def _uses_streams(args: TrainArgs) -> bool:

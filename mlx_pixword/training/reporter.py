@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from tqdm import tqdm
@@ -72,7 +73,11 @@ class _Wandb:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        self._run = wandb.init(project="mlx-pixword", dir=str(folder), config=dict(config))
+        path = folder / "wandb-run.txt"
+        if not path.exists():
+            replace_file(path, f"{token_hex(4)}\n".encode())
+        name = path.read_text(encoding="utf-8").strip()
+        self._run = wandb.init(project="mlx-pixword", dir=str(folder), config=dict(config), id=name, resume="allow")
 
     def write(self, metrics: Metrics) -> None:
         self._run.log(dict(metrics), step=metrics["step"])

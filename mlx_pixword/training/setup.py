@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx.utils import tree_flatten
 
 from ..common import files
 from ..common.cli import notice
+from ..common.errors import PixWordError
 from ..common.machine import machine_facts
 from ..config.run import RunConfig
 from ..config.train import TrainArgs
@@ -53,8 +55,9 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
     if ranks.first:
         check_folder(folder, config.train.resume)
     with ExitStack() as stack:
-        if folder.exists() and ranks.first:
+        if ranks.first:
             stack.enter_context(owned(folder))
+            check_folder(folder, config.train.resume)  # another start may have been faster
         checkpoint = _start(config, ranks)
         split = open_split(config.data, config.train.seed, config.train.eval_documents, config.model.image_size)
         tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
@@ -63,18 +66,39 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
             words = tokenizer.vocab_size = max(words, config.model.vocab_size)
         args = replace(config.model, vocab_size=words)
         config = replace(config, model=args)
+        decoders = stack.enter_context(Decoders(config.data.decode_seconds))
+        config = _with_steps(config, split, tokenizer, decoders, ranks)
         identity = identity_of(config, split.train, tokenizer)
         ranks.agree(json.dumps([[s["digest"] for s in identity["data"]], args.to_dict()]).encode(), "data or a model")
         if checkpoint is not None and ranks.first:
             for difference in check_identity(checkpoint.identity, identity, str(checkpoint.path)):
                 notice(f"--resume: {difference}")
         if ranks.first:
-            if not folder.exists():  # a mistake up to here leaves nothing behind
-                stack.enter_context(owned(folder))
-            _write_settings(config, tokenizer)
+            _write_settings(config, tokenizer)  # a mistake up to here leaves nothing behind
             _write_machine(folder, checkpoint.progress.step if checkpoint else 0, ranks)
-        decoders = stack.enter_context(Decoders(config.data.decode_seconds))
         yield _build(config, identity, split, tokenizer, checkpoint, decoders, ranks)
+
+
+def _with_steps(
+    config: RunConfig, split: Split, tokenizer: Tokenizer | None, decoders: Decoders, ranks: Ranks
+) -> RunConfig:
+    """``--epochs`` as steps. How many batches an epoch has is known when it is over; the first group stands for all."""
+    train = config.train
+    if train.epochs is None:
+        return config
+    if any(source.endless for source in split.train):
+        raise PixWordError("--epochs needs --data that ends, and built-in data does not; give --steps")
+    loader = _loader(
+        config, Encoder(config.model, tokenizer, SkipLog(), None, decoders), split.train, split.train_indices
+    )
+    with closing(loader.batches()) as batches:
+        group, _, _ = next(batches)
+        count = 1 + sum(1 for _ in takewhile(lambda batch: batch[0] == group, batches))
+    epoch = count * len(loader) / loader.group_size / (train.accumulate * ranks.size)
+    steps = max(1, round(train.epochs * epoch))
+    if ranks.first:
+        notice(f"epochs   {train.epochs:g} of {len(loader):,} documents: {steps:,} steps")
+    return replace(config, train=replace(train, steps=steps, epochs=None))
 
 
 def _start(config: RunConfig, ranks: Ranks) -> Checkpoint | None:
@@ -95,7 +119,7 @@ def _find_checkpoint(config: RunConfig) -> Checkpoint | None:
         files.settle(folder / name)
     found = newest_checkpoint(folder / "checkpoints")
     if found is None:
-        notice(f"--resume: {folder} has no complete checkpoint, starting at step 0")
+        notice(f"--resume: {folder} has no complete checkpoint yet, starting at step 0")
     return found
 
 
@@ -124,7 +148,7 @@ def _share_tokenizer(tokenizer: Tokenizer | None, ranks: Ranks) -> Tokenizer | N
 def _write_settings(config: RunConfig, tokenizer: Tokenizer | None) -> None:
     folder = config.train.out
     files.make_folder(folder / "samples")
-    files.replace_file(folder / "config.yaml", config.to_yaml().encode())
+    files.replace_file(folder / "config.yaml", config.with_absolute_paths().to_yaml().encode())
     if tokenizer is not None:
         files.replace_file(folder / tokenizer.filename, tokenizer.contents)
 

@@ -14,11 +14,12 @@ from ..common.blas import release_memory
 from ..common.cli import notice
 from ..common.errors import PixWordError
 from ..config.run import RunConfig
+from ..data.loader import DataLost
 from ..data.pack import Row
 from ..evaluation.meter import mean_losses
 from ..model.batch import Batch, collate
-from .checkpoint import save_checkpoint
-from .device import bound_cache, prepare_streams, takes_any_size
+from .checkpoint import newest_path, save_checkpoint
+from .device import bound_cache, own_threads, takes_any_size
 from .distributed import RankLost, find_ranks, own_part
 from .heldout import evaluate_run, has_stopped_learning, publish_final
 from .loss_scale import names_of, some_of
@@ -28,6 +29,8 @@ from .setup import announce, open_run
 from .signals import Stopper
 from .state import Run, Stopwatch
 from .step import is_finite, make_step
+
+ENOUGH = 1000  # images to judge the bad ones among them by
 
 
 def pretrain(config: RunConfig) -> Path | None:
@@ -41,21 +44,25 @@ def pretrain(config: RunConfig) -> Path | None:
     """
     services(config.train.report_to)  # a name that cannot be served ends the run before it begins
     ranks = find_ranks(config.train.rank_timeout)
-    prepare_streams(config.train)
     bound_cache(config.train)
-    with Stopper() as stopper, open_run(config, ranks) as run:
+    with own_threads(config.train), Stopper() as stopper, open_run(config, ranks) as run:
         try:
             if ranks.first:
                 announce(run)
                 return _train(run, stopper)
             _help(run, stopper)
             return None
+        except DataLost as error:
+            if ranks.first:
+                _save(run)
+            raise PixWordError(f"{error}; put the data back, then: {resume_command(run.folder)}") from error
         except (files.DiskTrouble, RankLost) as error:
             raise PixWordError(f"{error}; then go on with: {resume_command(run.folder)}") from error
 
 
 def _train(run: Run, stopper: Stopper) -> Path | None:
-    train, progress, start = run.config.train, run.progress, time.perf_counter()
+    train, progress, start, timer = run.config.train, run.progress, time.perf_counter(), Stopwatch()
+    stopper.saved = newest_path(run.folder / "checkpoints")
     with Reporter(run.folder, train.steps, progress.step, train.report_to, run.config.to_flat()) as reporter:
         enough = stopper.requested = has_stopped_learning(run)
         for step, stopping in _steps(run, stopper, reporter):
@@ -65,8 +72,9 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
                 release_memory()
                 enough = has_stopped_learning(run)
                 stopper.requested |= enough  # all ranks hear of it in the next step
-            if done or stopping or step % train.save_every == 0:
-                _save(run)
+            if done or stopping or step % train.save_every == 0 or timer.seconds > 60 * train.save_minutes > 0:
+                stopper.saved = _save(run)
+                timer.restart()
             if stopping and enough and not done:
                 notice(f"no lower held-out loss since step {progress.best_step}, so the run ends")
                 break
@@ -75,9 +83,9 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
                 return None
     if run.skips.count:
         notice(f"skipped  {run.skips.count} bad images, named in {run.folder / 'skipped.jsonl'}")
-    run.skips.check(run.config.data.max_bad)
     final = publish_final(run)
     notice(f"trained {progress.step} steps in {_clock(time.perf_counter() - start)}; model: {final}")
+    run.skips.check(run.config.data.max_bad)  # a model that is finished is worth more than a complaint
     return final
 
 
@@ -88,12 +96,12 @@ def _help(run: Run, stopper: Stopper) -> None:
             return
 
 
-def _save(run: Run) -> None:
+def _save(run: Run) -> Path:
     """Write a checkpoint of the last update; lines of metrics and skipped files that it counts on come before it."""
     for name in ("metrics.jsonl", "skipped.jsonl"):
         files.sync_file(run.folder / name)
     folder = run.folder / "checkpoints"
-    save_checkpoint(folder, run.last_saved_state, run.identity, run.model, run.optimizer, run.config.train.keep)
+    return save_checkpoint(folder, run.last_saved_state, run.identity, run.model, run.optimizer, run.config.train.keep)
 
 
 def _steps(run: Run, stopper: Stopper, reporter: Reporter | None) -> Iterator[tuple[int, bool]]:
@@ -168,11 +176,15 @@ def _log(run: Run, reporter: Reporter | None, norm: float, watch: Stopwatch) -> 
 
 
 def _places(run: Run) -> Iterator[tuple[int, int, list[Row]]]:
-    """Rows of batches with their group and number; at the end of each epoch bad images are judged."""
+    """Rows of batches with their group and number. Bad images are judged as they come, once there are enough to judge.
+
+    Few images are judged at the end of the first epoch.
+    """
     progress = run.progress
     epoch = run.loader.epoch(progress.group) if progress.step else None
     for group, number, rows in run.loader.batches(progress.group, progress.batch):
-        if epoch is not None and run.loader.epoch(group) != epoch and run.ranks.first:
+        ended = epoch is not None and run.loader.epoch(group) != epoch
+        if run.ranks.first and (ended or run.skips.tries >= ENOUGH):
             run.skips.check(run.config.data.max_bad)
         epoch = run.loader.epoch(group)
         yield group, number, rows

@@ -134,7 +134,9 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
     import huggingface_hub  # 0.3 s, needed for downloads alone
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
+        )
     except (
         huggingface_hub.errors.HfHubHTTPError,
         huggingface_hub.errors.LocalEntryNotFoundError,

@@ -24,6 +24,7 @@ from .safetensors import read_safetensors
 WRAPPERS = ("module.", "model.")  # what data-parallel training and nested checkpoints put before every key
 
 
+SAFE_TORCH = (2, 10)  # older ones have known holes in weights_only
 UNUSED = "imgblk.norm.weight"  # stored, never applied: the image block has no final norm
 
 
@@ -82,12 +83,22 @@ def _read_safetensors(path: Path) -> dict[str, mx.array]:
     return {key: value.astype(mx.float32) for key, value in found.items()}
 
 
+def _version(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version such as 2.10.0+cpu."""
+    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in text.split(".")[:2])
+
+
 def _read_torch(path: Path) -> dict[str, mx.array]:
     """A pickle, so only ever read with ``weights_only=True``, which builds tensors and nothing else."""
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise PixWordError(f"{path}: reading .pth needs PyTorch; pip install torch, or use safetensors") from error
+    if _version(torch.__version__) < SAFE_TORCH:
+        raise PixWordError(
+            f"{path}: PyTorch {torch.__version__} can be made to run code by a .pth even with weights_only; "
+            "pip install 'torch>=2.10', or use safetensors"
+        )
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged pickle can raise anything
