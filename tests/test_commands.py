@@ -288,6 +288,18 @@ def test_the_last_line_is_the_table_as_json(
     assert [line.split()[0] for line in table] == list(scores)
 
 
+def test_a_malformed_document_costs_itself_alone(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name, text in (("a", "red green"), ("b", "red <|image|> never closed"), ("c", "blue 123")):
+        (texts / f"{name}.txt").write_text(text)
+    evaluate.main(["--model", str(model_folder), "--data", str(texts), "--max-bad", "1"])
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (scores["documents"], scores["skipped"]) == (2, 1)
+    line = mistake(capsys, evaluate.main, "--model", model_folder, "--data", texts)
+    assert "1 of 1 images are bad" in line and "b.txt" in line
+
+
 def test_losses_of_unlabelled_images_and_of_text(
     model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture
 ) -> None:

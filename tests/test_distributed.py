@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -49,8 +50,9 @@ def processes(out: Path) -> dict[int, int]:
     ).stdout.splitlines():
         pid, _, words = line.strip().partition(" ")
         if f"--out {out}" in words and "mlx.launch" not in words and "-m mlx_pixword" in words:
-            rank = re.search(r"\0MLX_RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text())
-            found |= {int(rank[1]): int(pid)} if rank else {}
+            with suppress(OSError):  # a process may end between the two looks at it
+                rank = re.search(r"\0MLX_RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text())
+                found |= {int(rank[1]): int(pid)} if rank else {}
     return found
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ..common.errors import PixWordError
-from ..data.base import Source, is_captioned
-from ..data.loader import Encoder
+from ..data.base import Source
+from ..data.decoders import Decoders
+from ..data.loader import Encoder, Loader
 from ..data.skips import SkipLog
 from ..inference.likelihood import score_document
 from ..inference.read import Reading
@@ -42,15 +43,17 @@ def measure(
     skips, meter, count, pairs = SkipLog(), LossMeter(model, batch_tokens), 0, list[tuple[Reading, str]]()
     for source in sources:
         skips.unreadable(source)
-    for documents in chunks(sources, Encoder(processor.args, processor.tokenizer, skips), limit):
-        count += len(documents)
-        meter.add(documents)
-        if model.pixel_queries:
-            scores = [score_document(model, document)[1] for document in documents]
-            nats -= sum(float(score.sum(dtype=float)) for score in scores)
-            pixels += sum(map(len, scores))
-        if processor.tokenizer is not None:
-            pairs += rate_documents(model, processor, readable(documents), batch_tokens)
+    with Decoders() as decoders:  # no file can end or stall what is done with the others
+        encoder = Encoder(processor.args, processor.tokenizer, skips, decoders=decoders)
+        for documents in chunks(sources, encoder, limit):
+            count += len(documents)
+            meter.add(documents)
+            if model.pixel_queries:
+                scores = [score_document(model, document)[1] for document in documents]
+                nats -= sum(float(score.sum(dtype=float)) for score in scores)
+                pixels += sum(map(len, scores))
+            if processor.tokenizer is not None:
+                pairs += rate_documents(model, processor, readable(documents), batch_tokens)
     skips.check(max_bad)
     if not count:
         raise PixWordError(f"--data {', '.join(source.name for source in sources)}: no document could be used")
@@ -72,13 +75,9 @@ def measure(
 
 def chunks(sources: Sequence[Source], encoder: Encoder, limit: int) -> Iterator[list[Document]]:
     """Encoded documents, a few at a time, so that memory does not grow with the data."""
-    chunk: list[Document] = []
-    places = ((source, index) for source in sources for index in range(len(source)))
-    for n, (source, index) in enumerate(places):
-        if limit and n == limit:
-            break
-        parts = source.parts(index)
-        chunk += encoder(parts, is_captioned(source, parts))
+    loader, chunk = Loader(sources, encoder), list[Document]()
+    for index in range(min(len(loader), limit or len(loader))):
+        chunk += loader.read(index)  # a malformed document costs itself, as in training
         if len(chunk) >= CHUNK:
             yield chunk
             chunk = []
