@@ -15,10 +15,16 @@ from mlx.utils import tree_flatten, tree_map
 import mlx_pixword as pw
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.train import TrainArgs
+from mlx_pixword.inference.draw import draw
+from mlx_pixword.inference.growing_images import GrowingImages
+from mlx_pixword.inference.settings import SampleArgs
+from mlx_pixword.inference.token_layers import TokenLayers
+from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
+from mlx_pixword.inference.words import generate_words
 from mlx_pixword.inputs.processor import Processor
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.batch import Batch, collate
-from mlx_pixword.model.document import Document
+from mlx_pixword.model.document import Document, make_document
 from mlx_pixword.model.image_block import pixel_numbers, pixel_places
 from mlx_pixword.model.losses import loss_sums, weighted_loss
 from mlx_pixword.model.network import PixWordModel, num_parameters
@@ -274,6 +280,63 @@ def test_places_of_a_narrow_window() -> None:
     places, numbers = (np.array(f(mx.array([2, 3]), 3)) for f in (pixel_places, pixel_numbers))
     assert places[0, :6].tolist() == [0, 1, 3, 4, 6, 7] and places[1].tolist() == list(range(9))
     assert numbers[0].tolist() == [0, 1, 9, 2, 3, 9, 4, 5, 9] and numbers[1].tolist() == list(range(9))
+
+
+# --- drawing and reading ----------------------------------------------------------------------------------------------
+
+
+@each_option
+@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
+def test_pixels_that_grow_agree_with_float64(
+    small_model: Build, rng: np.random.Generator, option: str, kind: type[TokenLayers]
+) -> None:
+    """Behind words, and behind an image and the first two windows of the one under way."""
+    model, rgb = build(small_model, option), picture(rng, 5, 7)
+    a, windows = model.args, ref.windows(ref.fold(rgb, 64), 4)
+    image = Processor(a).image(rgb)
+    expected = pixel_logits(reference_weights(model), reference_config(model), [1, 7, 4], windows, (5, 7))
+    first = replace(image, windows=image.windows[:2], lengths=image.lengths[:2])
+    started = make_document([[1, 7, 4], first])
+    for document, done in ((make_document([[1, 7, 4]]), 0), (started, 2)):
+        steps = kind(a)
+        growing = GrowingImages(model, [document] * 2, image.lengths[done:].tolist(), steps, (5, 7))
+        found = [np.array(growing.logits)]
+        for token in np.concatenate(windows[done:])[:-1]:
+            growing.put(growing.same_for_all(int(token)))
+            found.append(np.array(growing.logits))
+        difference = np.array(found) - expected[sum(map(len, windows[:done])) :, None]
+        assert np.abs(difference).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("option", ["grid", "all"])
+def test_prompts_of_different_lengths_change_no_drawing(
+    small_model: Build, rng: np.random.Generator, option: str
+) -> None:
+    model = build(small_model, option)
+    processor = Processor(model.args)
+    prompts = [[picture(rng, 9, 5), [7]], [[8, 9, 10, 11]], [[6]]]
+    drawn = [*draw(model, processor, prompts=prompts, size=(5, 7), temp=0)][-1].tokens
+    for tokens, prompt in zip(drawn, prompts, strict=True):
+        assert ([*draw(model, processor, prompt, (5, 7), temp=0)][-1].tokens == tokens).all()
+
+
+@each_option
+def test_words_read_with_a_cache_are_those_read_without(
+    small_model: Build, rng: np.random.Generator, option: str
+) -> None:
+    """Rows of different lengths, one of two images, each word the likeliest one of a whole pass."""
+    model = build(small_model, option)
+    never, docs = [0, 1, 3, 4, 5], documents(model, rng)[:3]
+    batch = collate([[d] for d in docs], model.args, exact=True)
+    found = [step.words for step in generate_words(model, batch, SampleArgs(max_tokens=4, temp=0.0))]
+    for n, document in enumerate(docs):
+        row = []
+        for _ in range(4):
+            whole = Document(np.append(document.elements, np.array(row, np.int32)), document.images)
+            logits = np.array(model(collate([[whole]], model.args, exact=True)))[0, -1, :12]
+            logits[never] = -np.inf
+            row.append(int(logits.argmax()))
+        assert [words[n] for words in found] == row
 
 
 # --- positions --------------------------------------------------------------------------------------------------------

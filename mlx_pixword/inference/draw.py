@@ -124,7 +124,8 @@ def draw(
         documents = [_with_windows(document, keep, read) for document in documents]
     if read == len(lengths):
         return
-    decoder = GrowingImages(model, [document for document in documents for _ in range(count)], lengths[read:])
+    prompts_of_all = [document for document in documents for _ in range(count)]
+    decoder = GrowingImages(model, prompts_of_all, lengths[read:], size=size)
     for n, window in enumerate(_windows(decoder, sampler, forced[read:], lengths[read:], drawn), read):
         tokens[:, n, : len(window)] = np.stack([np.array(pixels) for pixels in window], axis=1)
         drawn += len(window)

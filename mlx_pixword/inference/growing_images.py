@@ -1,7 +1,7 @@
 """Images that grow pixel by pixel, one token step through each block a pixel, with two levels of cache.
 
 B  rows: images at once    D  hidden size    K  pix tokens    P  pixels a window
-n  heads of all kinds      d  head size
+n  heads of all kinds      d  head size      e  width of the image block
 
 The image block keeps keys and values of the open window, the language block those of elements. There the pixels of the
 open window take turns in one place, and the last one stays. It is the function of `PixWordModel`.
@@ -17,10 +17,11 @@ from ..common.errors import PixWordError
 from ..model.args import ModelArgs
 from ..model.batch import collate
 from ..model.document import Document
-from ..model.layers import Layer
+from ..model.image_block import ImageBlock
+from ..model.layers import Layer, plain_weight
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
-from .token_layers import Array, Cache, Matrices, TokenLayers, lay_out, side_by_side, turns
+from .token_layers import Array, Cache, Grid, Matrices, TokenLayers, lay_out, side_by_side, turns
 from .token_layers_numpy import NumpyTokenLayers
 from .token_stack import Stack, stacks_run
 
@@ -35,6 +36,7 @@ class GrowingImages:
         documents: the prompt of each image, up to the element that predicts the first pixel.
         lengths: pixels of each window to come, the same for all images.
         token_layers: what computes token steps; None: `choose_token_layers`.
+        size: height and width of the images, for models with a grid or a concatenated summary.
 
     Attributes:
         logits: of each image's next pixel, float32 ``[B, K]``, an array of the library that computes token steps.
@@ -46,6 +48,7 @@ class GrowingImages:
         documents: Sequence[Document],
         lengths: Sequence[int],
         token_layers: TokenLayers | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         args, dtype, count = model.args, model.args.compute_dtype, len(documents)
         if not args.has_plain_layers:
@@ -53,39 +56,41 @@ class GrowingImages:
                 "drawing does not know biases, weights of query norms and layers without RoPE yet; this model can read "
                 "and score images"
             )
-        if args.uses_places or args.image is not args or not args.image_layers:
-            raise PixWordError("drawing with options of the model other than the paper's is still to come")
         token_layers = token_layers or choose_token_layers(args)
         self._args, self._steps, self._lengths = args, token_layers, list(lengths)
+        self._image_steps = type(token_layers)(args.image)
+        self._geometry = _Geometry(args, self._lengths, size)
         self._image = [self._laid_out(layer) for layer in model.image_block.layers]
         self._language = [self._laid_out(layer) for layer in model.layers]
         self._head = token_layers.keep(side_by_side([model.head()[args.vocab_size :]], dtype, model.norm))  # [D, K]
-        self._embeddings = token_layers.keep(model.image_block.embed_pixels().astype(dtype))  # [K + 1, D]
-        table_pays = count * sum(lengths) > len(self._embeddings)
+        self._embeddings = token_layers.keep(model.image_block.embed_pixels().astype(dtype))  # [K + 1, e]
+        self._join = _Join(model.image_block, token_layers, dtype)
+        table_pays = bool(self._image) and count * sum(lengths) > len(self._embeddings)
         self._first = (
-            token_layers.heads(self._embeddings, self._image[0].qkv) if table_pays else None
+            self._image_steps.heads(self._embeddings, self._image[0].qkv) if table_pays else None
         )  # [K + 1, n, 1, d]
-        positions = np.arange(max(lengths))[:, None]
-        self._window_turns = self._turns(positions)  # P times [1, n, 1, d / 2]
-        self._window = [token_layers.new_cache(count, max(lengths)) for _ in self._image]
+        positions = self._geometry.pixel_positions()
+        self._window_turns = self._turns(args.image, positions)  # each [1, n, 1, d / 2]
+        self._window = [self._image_steps.new_cache(count, max(lengths)) for _ in self._image]
         self._offset = self._closed = 0  # pixels of the open window, closed windows
-        self._image_stack = self._stack(self._image, self._window, positions, recents=RECENTS)
+        self._image_stack = self._stack(args.image, self._image, self._window, positions, recents=RECENTS)
         self._read(model, documents)
 
     def _laid_out(self, layer: Layer) -> Matrices:
         return Matrices(*map(self._steps.keep, lay_out(layer, self._args.compute_dtype)))
 
-    def _turns(self, positions: np.ndarray) -> list[Array]:
+    def _turns(self, args: ModelArgs, positions: np.ndarray | Grid) -> list[Array]:
         """``[places, B or 1]`` to a complex ``[B or 1, n, 1, d / 2]`` each."""
-        return [self._steps.keep(turn) for turn in mx.unstack(turns(self._args, positions))]
+        return [self._steps.keep(turn) for turn in mx.unstack(turns(args, positions))]
 
     def _stack(
-        self, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray, **how: Any
-    ) -> Stack | None:
-        """The block as a stack, where that is faster."""
-        if isinstance(self._steps, NumpyTokenLayers) or not stacks_run(self._args):
+        self, args: ModelArgs, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray | Grid,
+        **how: Any,
+    ) -> Stack | None:  # fmt: skip
+        """A block of layers of the shape ``args`` as a stack, where that is faster."""
+        if isinstance(self._steps, NumpyTokenLayers) or not layers or not stacks_run(args):
             return None
-        stack = Stack(self._args, layers, caches, positions, **how)
+        stack = Stack(args, layers, caches, positions, **how)
         return stack if stack.pays() else None
 
     @forward_only()
@@ -106,11 +111,10 @@ class GrowingImages:
         empty = (places >= lengths[:, None]) & (places < self._start)  # behind the shorter prompts
         bias = mx.array(np.where(empty, -np.inf, 0)[:, None, None].astype(np.float32)).astype(args.compute_dtype)
         self._bias = self._steps.keep(bias) if empty.any() else None  # [B, 1, 1, places]
-        firsts = lengths if empty.any() else lengths[:1]
-        positions = firsts + np.arange(len(self._lengths))[:, None]
-        self._sequence_turns = self._turns(positions)
+        positions = self._geometry.window_positions(documents)
+        self._sequence_turns = self._turns(args, positions)
         self._language_stack = self._stack(
-            self._language, self._sequence, positions, bias=self._bias, start=self._start
+            args, self._language, self._sequence, positions, bias=self._bias, start=self._start
         )
         mx.eval(self.logits, self._window_turns, self._sequence_turns)
 
@@ -129,14 +133,17 @@ class GrowingImages:
 
     def _image_states(self, tokens: Array) -> Array:
         """States ``[B, D]`` of one more pixel of the open window."""
-        x, turn = self._embeddings[tokens], self._window_turns[self._offset]
+        e = x = self._embeddings[tokens]
+        number, place = self._geometry.pixel(self._closed, self._offset)
         if self._image_stack:
-            return self._image_stack.step(x, self._offset, self._offset)
-        heads = self._first[tokens] if self._first is not None else None
-        for layer, cache in zip(self._image, self._window, strict=True):
-            heads = self._steps.heads(x, layer.qkv) if heads is None else heads
-            x, heads = self._steps.combine(layer, x, heads, turn, cache, self._offset), None
-        return x
+            x = self._image_stack.step(x, number, self._offset)
+        else:
+            heads = self._first[tokens] if self._first is not None else None
+            for layer, cache in zip(self._image, self._window, strict=True):
+                heads = self._image_steps.heads(x, layer.qkv) if heads is None else heads
+                turn = self._window_turns[number]
+                x, heads = self._image_steps.combine(layer, x, heads, turn, cache, self._offset), None
+        return self._join(x, e, place, first=self._offset == 0)
 
     def _language_states(self, x: Array) -> Array:
         """States ``[B, D]`` of the open window at its place in the sequence."""
@@ -157,6 +164,84 @@ def choose_token_layers(args: ModelArgs) -> TokenLayers:
     """NumPy's on a CPU in float32; MLX's elsewhere."""
     on_cpu = mx.default_device() == mx.cpu and args.compute_dtype == mx.float32
     return NumpyTokenLayers(args) if on_cpu else TokenLayers(args)
+
+
+class _Join:
+    """From the image block to the language block, a pixel at a time: the state's projection and the summary."""
+
+    def __init__(self, block: ImageBlock, steps: TokenLayers, dtype: mx.Dtype) -> None:
+        def keep(linear: Any) -> Array:
+            return steps.keep(side_by_side([plain_weight(linear)], dtype))
+
+        self._state = keep(block.state_proj) if "state_proj" in block else None  # [e, D]
+        self._colors: list[Array] = []  # of each place, [e, D or rank]
+        self._out = None  # [rank, D]
+        if "summary" in block:
+            size = block.embed_pixels.weight.shape[1]
+            matrix = mx.contiguous(plain_weight(block.summary.window_proj).astype(dtype).T)
+            self._colors = [steps.keep(part) for part in mx.split(matrix, len(matrix) // size)]
+            self._out = keep(block.summary.out_proj) if "out_proj" in block.summary else None
+        self._sum: Array = None  # [B, D or rank], over the open window's pixels so far
+
+    def __call__(self, x: Array, e: Array, place: int, *, first: bool) -> Array:
+        """States ``[B, D]`` from the layers' ``x [B, e]`` and the embeddings ``e [B, e]`` of a pixel at a place."""
+        if self._state is not None:
+            x = x @ self._state
+        if not self._colors:
+            return x
+        share = e @ self._colors[place]
+        self._sum = share if first else self._sum + share
+        return x + (self._sum if self._out is None else self._sum @ self._out)
+
+
+class _Geometry:
+    """Where pixels and windows to come lie, for rotary positions and for the summary."""
+
+    def __init__(self, args: ModelArgs, lengths: Sequence[int], size: tuple[int, int] | None) -> None:
+        if args.uses_places and size is None:
+            raise PixWordError("this model has positions by row and column, or a summary by place: give the size")
+        self._args, self._lengths, side = args, list(lengths), args.window_size
+        height, width = size or (side, side)
+        self._columns = -(-width // side)
+        total = -(-height // side) * self._columns if size else len(self._lengths)
+        self._done = total - len(self._lengths)  # windows that the prompts hold
+        numbers = np.arange(self._done, total)
+        self._widths = np.minimum(side, width - numbers % self._columns * side) if size else np.full(total, side)
+        self._base: dict[int, int] = {}  # where the turns of windows of a width begin
+
+    def pixel_positions(self) -> np.ndarray | Grid:
+        """Positions of all pixels that there are turns of, ``[turns, 1]``."""
+        if not self._args.grid:
+            return np.arange(max(self._lengths))[:, None]
+        rows: list[np.ndarray] = []
+        columns: list[np.ndarray] = []
+        for width in sorted(set(self._widths.tolist())):
+            self._base[width] = sum(len(some) for some in rows)
+            number = np.arange(max(n for n, w in zip(self._lengths, self._widths, strict=True) if w == width))
+            rows.append(number // width)
+            columns.append(number % width)
+        return Grid(np.concatenate(rows)[:, None], np.concatenate(columns)[:, None])
+
+    def pixel(self, window: int, offset: int) -> tuple[int, int]:
+        """Of a pixel of a window to come, the number of its turn and its place in the full window."""
+        width = int(self._widths[window])
+        return self._base.get(width, 0) + offset, offset // width * self._args.window_size + offset % width
+
+    def window_positions(self, documents: Sequence[Document]) -> np.ndarray | Grid:
+        """Positions of the windows to come behind each prompt, ``[windows, B]``, or ``[windows, 1]`` if all agree."""
+        firsts = np.array([self._image_position(document) for document in documents])
+        firsts = firsts if (firsts != firsts[0]).any() else firsts[:1]
+        numbers = np.arange(self._done, self._done + len(self._lengths))[:, None]
+        if not self._args.grid:
+            return firsts + numbers
+        return Grid(firsts + numbers // self._columns, firsts + numbers % self._columns)
+
+    def _image_position(self, document: Document) -> int:
+        """Of the first window of the image under way."""
+        positions, following = document.positions(self._args.grid)
+        if not self._args.grid:
+            return following - self._done
+        return int(positions[len(document) - self._done, 0]) if self._done else following
 
 
 class _Prompt:

@@ -49,14 +49,29 @@ def side_by_side(weights: Sequence[mx.array], dtype: mx.Dtype, norm: nn.RMSNorm 
     return mx.contiguous((joined if norm is None else joined * norm.weight).T.astype(dtype))
 
 
-def turns(args: ModelArgs, positions: np.ndarray) -> mx.array:
+class Grid(NamedTuple):
+    """Positions that have a row and a column, integers ``[...]`` each."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def angles(args: ModelArgs, positions: np.ndarray | Grid) -> np.ndarray:
+    """Cosine and sine of RoPE at positions ``[...]``, float32 ``[2, ..., d / 2]``."""
+    length = max(args.max_seq_len, args.window_size**2)
+    table = rotary_table(length, args.head_size, args.rope_theta, args.scaling)
+    if not isinstance(positions, Grid):
+        return table[:, positions]
+    even = np.arange(args.head_size // 2) % 2 == 0
+    return np.where(even, table[:, positions.columns], table[:, positions.rows])
+
+
+def turns(args: ModelArgs, positions: np.ndarray | Grid) -> mx.array:
     """RoPE as a product of complex numbers, which its pairs are: ``[...]`` to complex ``[..., n, 1, d / 2]``.
 
     Values are not turned; queries are also scaled by ``d^-0.5``.
     """
-    length = max(args.max_seq_len, args.window_size**2)
-    table = rotary_table(length, args.head_size, args.rope_theta, args.scaling)
-    cos, sin = table[:, positions][..., None, None, :]  # each [..., 1, 1, d / 2]
+    cos, sin = angles(args, positions)[..., None, None, :]  # each [..., 1, 1, d / 2]
     head = np.arange(args.num_heads + 2 * args.num_kv_heads)[:, None, None]
     turned = np.where(head < args.num_heads + args.num_kv_heads, cos + 1j * sin, 1)
     return mx.array((turned * np.where(head < args.num_heads, args.head_size**-0.5, 1)).astype(np.complex64))

@@ -15,8 +15,7 @@ import numpy as np
 from ..model.args import ModelArgs
 from ..ops.decode_step import DECODE_STEP, Shape, decode_step, suits
 from ..ops.dispatch.choose import available, choose, forward_only, mode
-from ..ops.rotary import rotary_table
-from .token_layers import Cache, Matrices
+from .token_layers import Cache, Grid, Matrices, angles
 
 
 class Stack:
@@ -31,16 +30,14 @@ class Stack:
     """
 
     def __init__(
-        self, args: ModelArgs, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray,
-        bias: mx.array | None = None, start: int = 0, recents: int = 1,
+        self, args: ModelArgs, layers: Sequence[Matrices], caches: Sequence[Cache],
+        positions: np.ndarray | Grid, bias: mx.array | None = None, start: int = 0, recents: int = 1,
     ) -> None:  # fmt: skip
         self._matrices = [mx.stack(list(kind)) for kind in zip(*layers, strict=True)]
         self._keys, self._values = (mx.stack([getattr(c, name) for c in caches]) for name in ("keys", "values"))
         rows, places = self._keys.shape[1], self._keys.shape[3]
-        length = max(args.max_seq_len, args.window_size**2)
-        table = rotary_table(length, args.head_size, args.rope_theta, args.scaling)
-        angles = np.stack(list(table[:, positions]), axis=-1)  # [turns, 1 or B, d / 2, 2]
-        self._angles = mx.unstack(mx.array(np.broadcast_to(angles, (len(angles), rows, *angles.shape[2:]))))
+        pairs = np.stack(list(angles(args, positions)), axis=-1)  # [turns, 1 or B, d / 2, 2]
+        self._angles = mx.unstack(mx.array(np.broadcast_to(pairs, (len(pairs), rows, *pairs.shape[2:]))))
         self._bias = None if bias is None else bias.reshape(rows, places).astype(mx.float32)
         self._start, self._recents = start, min(recents, places)
         shape = (*self._keys.shape[:3], self._recents, self._keys.shape[4])
