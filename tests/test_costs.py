@@ -24,7 +24,7 @@ from mlx_pixword.model import layers, network
 from mlx_pixword.model.args import ModelArgs, parameters
 from mlx_pixword.model.batch import Batch, collate
 from mlx_pixword.model.document import BOS, END_IMAGE, IMAGE, make_document
-from mlx_pixword.model.image_block import ImageBlock, Table
+from mlx_pixword.model.image_block import ImageBlock, Summary, Table
 from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.pixels.windows import window_order
 from mlx_pixword.planning.costs import (
@@ -68,7 +68,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         "linear": layers.Linear.__call__, "table": network.Table.__call__, "logits": PixWordModel.logits,
         "image": network.ImageBlock.states, "first": network.ImageBlock.table,
         "attention": layers.attention, "window": layers.window_attention,
-        "conditional": layers.conditional_attention,
+        "conditional": layers.conditional_attention, "summary": Summary.__call__,
     }  # fmt: skip
 
     def linear(self: layers.Linear, x: mx.array) -> mx.array:
@@ -104,11 +104,17 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         found[part[0]] += 4 * q.size * (k.shape[1] + 1)
         return plain["conditional"](q, own_k, own_v, k, *rest)
 
+    def summary(self: Summary, x: mx.array, reads: mx.array, numbers: mx.array) -> mx.array:
+        if reads.shape[1] > 1:  # shares, and their sums for each read
+            outputs = self.window_proj.weight.shape[0]
+            found[part[0]] += 2 * outputs * (x.size + reads.size * x.shape[1])
+        return plain["summary"](self, x, reads, numbers)
+
     for owner, name, function in (
         (layers.Linear, "__call__", linear), (Table, "__call__", table), (PixWordModel, "logits", logits),
         (ImageBlock, "states", image), (ImageBlock, "table", partialmethod(image, name="first")),
         (layers, "attention", attention), (layers, "window_attention", window),
-        (layers, "conditional_attention", conditional),
+        (layers, "conditional_attention", conditional), (Summary, "__call__", summary),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, function)
     return found
@@ -140,6 +146,11 @@ GEOMETRIES = [  # size, options of the batch, changes of the model, windows at a
     ((9, 13), {"queries": 1}, {"image_layers": 1, "factored_colors": True, "qk_norm": True}, 0),
     ((32, 28), {"queries": 2}, {"factored_colors": True}, 5),  # chunks, and one table for all of them
     ((32, 28), {"rows": 2}, {"image_layers": 3}, 16),
+    ((9, 13), {"queries": 3}, {"positions": "grid", "image_hidden_size": 16, "factored_colors": True}, 0),
+    ((9, 13), {}, {"summary": "concat", "image_hidden_size": 8, "image_num_heads": 2, "image_layers": 1}, 0),
+    ((9, 13), {"queries": 2}, {"summary": "concat", "summary_rank": 6, "image_hidden_size": 16}, 5),
+    ((16, 8), {"queries": 2}, {"summary": "concat", "image_layers": 0, "image_intermediate_size": 24}, 0),
+    ((5, 7), {}, {"factored_colors": True, "sine_color_scale": 0.0, "image_intermediate_size": 24}, 0),
 ]
 
 
@@ -154,7 +165,8 @@ def test_operations_are_those_of_a_forward_pass(
     block, size_of_chunk = model.image_block, chunk or len(batch.windows)
     table = block.table(block.projects(batch.windows))  # one for all chunks
     parts = [slice(n, n + size_of_chunk) for n in range(0, len(batch.windows), size_of_chunk)]
-    states = [block.states(table, batch.windows[part], batch.reads[part]) for part in parts]
+    widths = [None if batch.widths is None else batch.widths[part] for part in parts]
+    states = [block.states(table, batch.windows[p], batch.reads[p], w) for p, w in zip(parts, widths, strict=True)]
     mx.eval(model.forward(batch, mx.concatenate(states))[0])
     load = image_load(
         model.args, *size, words=options.get("words", 0), pixel_queries=options.get("queries", 0),

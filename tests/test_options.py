@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -31,6 +33,7 @@ from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.training.chunked_gradient import make_chunked_gradient
 from mlx_pixword.training.optimizer import is_hidden_matrix, make_optimizer
 from mlx_pixword.training.step import _objective
+from mlx_pixword.weights.directory import save_model
 
 Build = Callable[..., PixWordModel]
 
@@ -280,6 +283,24 @@ def test_places_of_a_narrow_window() -> None:
     places, numbers = (np.array(f(mx.array([2, 3]), 3)) for f in (pixel_places, pixel_numbers))
     assert places[0, :6].tolist() == [0, 1, 3, 4, 6, 7] and places[1].tolist() == list(range(9))
     assert numbers[0].tolist() == [0, 1, 9, 2, 3, 9, 4, 5, 9] and numbers[1].tolist() == list(range(9))
+
+
+# --- model directories ------------------------------------------------------------------------------------------------
+
+
+@each_option
+def test_a_model_directory_holds_the_same_function(
+    small_model: Build, rng: np.random.Generator, option: str, tmp_path: Path
+) -> None:
+    """Factored colours are summed into the plain table, which the summary's matrices are applied to as before."""
+    model = build(small_model, option)
+    batch = batch_of(model, documents(model, rng), 2)
+    save_model(model, None, tmp_path / "model")
+    loaded, _ = pw.load(tmp_path / "model")
+    assert (loaded.args.linear_color_scale, loaded.args.factored_colors) == (0.02, False)
+    for found, expected in zip(loaded.forward(batch), model.forward(batch), strict=True):
+        assert found is not None and expected is not None
+        assert np.abs(np.array(found - expected)).max() < 1e-5 * np.abs(np.array(expected)).max()
 
 
 # --- drawing and reading ----------------------------------------------------------------------------------------------

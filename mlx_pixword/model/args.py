@@ -207,13 +207,23 @@ def vector_parameters(args: ModelArgs) -> int:
 
 
 def summary_parameters(args: ModelArgs) -> int:
-    """Weights between the image block and the language block: of the last state, and of a window's colours."""
-    size, local, rank = args.hidden_size, args.image.hidden_size, args.summary_rank
-    state = local * size if local != size else 0
+    """Weights that embed a window's colours; 0 where its last pixel's state stands for it alone."""
+    colors, size, rank = args.window_size**2 * args.image.hidden_size, args.hidden_size, args.summary_rank
     if args.summary == "last":
-        return state
-    colors = args.window_size**2 * local
-    return state + (rank * (colors + size) if rank else colors * size)
+        return 0
+    return rank * (colors + size) if rank else colors * size
+
+
+def hidden_parameters(args: ModelArgs) -> int:
+    """Weights of hidden matrices: the layers' projections, and that from the image block to the language block."""
+    layers = args.image_layers * matrix_parameters(args.image) + args.num_layers * matrix_parameters(args)
+    return layers + state_parameters(args)
+
+
+def state_parameters(args: ModelArgs) -> int:
+    """Weights of the projection of the image block's states; 0 where both blocks have one width."""
+    size, local = args.hidden_size, args.image.hidden_size
+    return local * size if local != size else 0
 
 
 def color_features_of(args: ModelArgs) -> tuple[int, int]:
@@ -225,9 +235,10 @@ def color_features_of(args: ModelArgs) -> tuple[int, int]:
 
 def parameters(args: ModelArgs, *, stored: bool = False) -> int:
     """Trainable numbers, or those of a model directory, where factored colours are summed up."""
-    size, local, total = args.hidden_size, args.image.hidden_size, summary_parameters(args)
+    size, local = args.hidden_size, args.image.hidden_size
+    total = hidden_parameters(args) + summary_parameters(args)
     for block, layers in ((args.image, args.image_layers), (args, args.num_layers)):
-        total += layers * (matrix_parameters(block) + 2 * block.hidden_size + vector_parameters(block))
+        total += layers * (2 * block.hidden_size + vector_parameters(block))  # norms and biases
     inputs, outputs = (0, 0) if stored else color_features_of(args)
     total += local * (args.num_pix + 1 + inputs) + size * (args.num_pix + args.vocab_size + outputs)
     return total + size * args.vocab_size + size

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..common.errors import PixWordError
-from ..model.args import ModelArgs, key_width, matrix_parameters
-from ..pixels.colors import COLOR_FEATURES
+from ..model.args import ModelArgs, color_features_of, hidden_parameters, key_width, state_parameters
 from ..pixels.windows import num_windows, window_order
 
 NEWTON_SCHULZ_STEPS = 5  # mlx.optimizers.Muon's default
@@ -90,7 +89,7 @@ def forward_flops(args: ModelArgs, load: Load) -> Flops:
     rows, queries = load.rows * load.elements, load.rows * load.queries
     image = _image_flops(args, load)
     outputs = 2 * args.hidden_size * (args.vocab_size + args.num_pix) * (rows + queries)
-    sums = _color_sums(args, args.vocab_size + args.num_pix) * (2 if queries else 1)
+    sums = 2 * (args.vocab_size + args.num_pix) * color_features_of(args)[1] * args.hidden_size * (2 if queries else 1)
     return Flops(
         image.table + image.windows,
         args.num_layers * sum(_element_flops(args, load)),
@@ -115,10 +114,20 @@ def training_flops(args: ModelArgs, load: Load) -> int:
 
 def muon_flops(args: ModelArgs) -> int:
     """Operations of a Muon step: Newton-Schulz on every projection of an ``m x n`` matrix, ``m <= n``."""
+    of_blocks = args.image_layers * _muon_products(args.image) + args.num_layers * _muon_products(args)
+    widths = args.image.hidden_size, args.hidden_size
+    return NEWTON_SCHULZ_STEPS * (of_blocks + (_products(*widths) if state_parameters(args) else 0))
+
+
+def _muon_products(args: ModelArgs) -> int:
+    """Operations of a Newton-Schulz step on a layer's projections."""
     size, keys, width = args.hidden_size, key_width(args), args.intermediate_size
-    shapes = 2 * [(size, size)] + 2 * [(keys, size)] + 3 * [tuple(sorted((size, width)))]
-    products = sum(4 * m * m * n + 2 * m**3 for m, n in shapes)
-    return (args.image_layers + args.num_layers) * NEWTON_SCHULZ_STEPS * products
+    return 2 * _products(size, size) + 2 * _products(keys, size) + 3 * _products(size, width)
+
+
+def _products(rows: int, columns: int) -> int:
+    m, n = sorted((rows, columns))
+    return 4 * m * m * n + 2 * m**3
 
 
 def drawing_flops(args: ModelArgs, height: int, width: int, before: int) -> int:
@@ -127,9 +136,16 @@ def drawing_flops(args: ModelArgs, height: int, width: int, before: int) -> int:
     A table of the first layer's projections, which many pixels are drawn with, is not taken off.
     """
     pixels, local, above = cached_keys(args, height, width, before)
-    weights = 2 * (args.image_layers + args.num_layers) * matrix_parameters(args)
-    pairs = args.image_layers * local + args.num_layers * above
-    return pixels * (weights + 2 * args.hidden_size * args.num_pix) + 4 * args.hidden_size * pairs
+    weights = hidden_parameters(args) + token_summary_parameters(args)
+    pairs = args.image.hidden_size * args.image_layers * local + args.hidden_size * args.num_layers * above
+    return pixels * 2 * (weights + args.hidden_size * args.num_pix) + 4 * pairs
+
+
+def token_summary_parameters(args: ModelArgs) -> int:
+    """Weights of the summary that a pixel is multiplied with: those of its place, and the ones behind the sum."""
+    if args.summary == "last":
+        return 0
+    return args.image.hidden_size * (args.summary_rank or args.hidden_size) + args.summary_rank * args.hidden_size
 
 
 def cached_keys(args: ModelArgs, height: int, width: int, before: int) -> tuple[int, int, int]:
@@ -150,20 +166,32 @@ class _ImageFlops(NamedTuple):
 
 
 def _image_flops(args: ModelArgs, load: Load) -> _ImageFlops:
-    size, pixels, tokens = args.hidden_size, args.window_size**2, args.num_pix + 1
+    block, pixels, tokens = args.image, args.window_size**2, args.num_pix + 1
     rows, reads = load.windows * pixels, load.windows * load.reads
-    from_table = rows > tokens
-    windows = inner = 0
+    from_table = args.image_layers > 0 and rows > tokens
+    windows = inner = final = 0
     for n in range(args.image_layers):
         last, given = n == args.image_layers - 1, n == 0 and from_table
         queries = reads if last else rows
-        projected = 0 if given else _project(args, queries, rows)
-        attention = 4 * size * reads * pixels if last else 2 * size * rows * pixels
-        combined = attention + _after_attention(args, queries)
-        windows += projected + combined + _down(args, queries)
+        projected = 0 if given else _project(block, queries, rows)
+        attention = block.hidden_size * pixels * (4 * reads if last else 2 * rows)
+        combined, final = attention + _after_attention(block, queries), _down(block, queries)
+        windows += projected + combined + final
         inner += combined if last else projected + combined
-    table = _color_sums(args, tokens) + (_project(args, tokens, tokens) if from_table else 0)
-    return _ImageFlops(table, windows, inner, _down(args, reads))
+    table = 2 * tokens * color_features_of(args)[0] * block.hidden_size
+    table += _project(block, tokens, tokens) if from_table else 0
+    behind = 2 * reads * state_parameters(args) + _summary_flops(args, load)
+    return _ImageFlops(table, windows + behind, inner, final if not behind else 0)
+
+
+def _summary_flops(args: ModelArgs, load: Load) -> int:
+    """What embeds the colours of windows: one product, or each pixel's share and then sums for each read."""
+    if args.summary == "last":
+        return 0
+    size = args.summary_rank or args.hidden_size
+    pixels, reads = load.windows * args.window_size**2, load.windows * load.reads
+    sums = 2 * args.window_size**2 * size * reads if load.reads > 1 else 0
+    return 2 * pixels * args.image.hidden_size * size + sums + 2 * reads * args.summary_rank * args.hidden_size
 
 
 def _element_flops(args: ModelArgs, load: Load) -> tuple[int, int]:
@@ -190,7 +218,3 @@ def _after_attention(args: ModelArgs, rows: int) -> int:
 
 def _down(args: ModelArgs, rows: int) -> int:
     return 2 * rows * args.intermediate_size * args.hidden_size
-
-
-def _color_sums(args: ModelArgs, rows: int) -> int:
-    return 2 * rows * COLOR_FEATURES * args.hidden_size if args.factored_colors else 0
