@@ -22,11 +22,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 if sys.argv[1:2] == ["part"] and "peer" in sys.argv[2]:
     import torch  # noqa: F401  (before all that imports mlx_pixword)
+
+import mlx_pixword  # noqa: F401  # isort: skip  (before mlx, so that Linux finds OpenBLAS)
 
 import mlx.core as mx
 from shared.record import keep, with_machine
@@ -76,6 +79,8 @@ def run_part(name: str, seconds: float) -> dict[str, Any]:
     """What a part found in a process of its own, or why it was skipped or failed."""
     if not gpu():
         return {"skipped": "no NVIDIA GPU in use: it needs one, its driver, and MLX's CUDA build"}
+    if "peer" in name and find_spec("torch") is None:
+        return {"skipped": "no PyTorch: python -m pip install torch==2.13.0"}
     if seconds < 10:
         return {"skipped": "no time left"}
     command = [sys.executable, str(Path(__file__).resolve()), "part", name]
