@@ -19,6 +19,9 @@ from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import make_config
 from mlx_pixword.inputs.tokenizer import train_tokenizer
+from mlx_pixword.model.batch import collate
+from mlx_pixword.model.document import mask_prompt
+from mlx_pixword.model.losses import loss_sums
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training.adapt import start_from
 from mlx_pixword.training.setup import build_model
@@ -116,6 +119,48 @@ def test_a_stopped_run_goes_on_to_the_same_weights(base: Path, data: str, tmp_pa
     name = "adapters.safetensors" if lora else "model.safetensors"
     assert (tmp_path / "cut/final" / name).read_bytes() == (tmp_path / "whole/final" / name).read_bytes()
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+# --- prompts that are masked ------------------------------------------------------------------------------------------
+
+
+def image_of(rng: np.random.Generator, size: tuple[int, int] = (6, 5)) -> np.ndarray:
+    return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("caption_first", [False, True])
+def test_the_prompt_of_a_document_does_not_count(
+    small_model: Build, rng: np.random.Generator, caption_first: bool
+) -> None:
+    """Loss sums of a masked document are those of its last part, element by element in the unmasked one."""
+    model = small_model()
+    processor, words = pw.Processor(model.args), [7, 8, 9]
+    parts = [words, image_of(rng)] if caption_first else [image_of(rng), words]
+    document = processor.document(parts, closed=True)
+    batches = [collate([[d]], model.args, exact=True, pixel_queries=2) for d in (document, mask_prompt(document))]
+    plain, masked = (loss_sums(*model.forward(b), b, model.args.vocab_size) for b in batches)
+    logits = np.array(model(batches[0]), np.float64)[0]
+    nats = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(logits)), np.array(batches[0].targets)[0]]
+    if caption_first:  # the image, its closing mark and </s>
+        assert float(masked.word_nats.item()) == pytest.approx(nats[-2:].sum(), rel=1e-5)
+        assert masked.boundary_nats.item() == plain.boundary_nats.item() > 0
+        assert masked.dense_nats.item() == plain.dense_nats.item() > 0
+        assert batches[1].num_targets == batches[0].num_targets - 4  # <|image|> and three words
+    else:  # the words and </s>
+        assert float(masked.word_nats.item()) == pytest.approx(nats[-4:].sum(), rel=1e-5)
+        assert masked.boundary_nats.item() == masked.dense_nats.item() == masked.dense_pixels.item() == 0
+        assert batches[1].num_targets == 4
+    text = processor.document([words], closed=True)
+    assert mask_prompt(text) is text
+
+
+def test_a_run_with_masked_prompts_learns_words_alone(base: Path, data: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    finetune.main(["--model", str(base), "--data", data, "--out", str(out), *QUICK, "--steps", "6", "--mask-prompt"])
+    lines = metrics(out)
+    assert all("boundary_loss" not in m and "heldout_boundary_loss" not in m for m in lines)
+    values = [loss for _, loss in losses(out)]
+    assert values[-1] < values[0]
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

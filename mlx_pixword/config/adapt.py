@@ -31,6 +31,7 @@ class AdaptArgs:
     lora_layers: int = setting(0, "adapt this many of the language block's last layers; 0 for all")
     lora_dropout: float = setting(0.0, "share of an adapter's inputs that is left out in training")
     lora_image_block: bool = setting(False, "adapt the image block too")
+    mask_prompt: bool = setting(False, "learn a document's last text or image alone, not what comes before it")
     patience: int = setting(
         0, "end after this many evaluations without a lower held-out loss, with the best model as final/; 0: never"
     )

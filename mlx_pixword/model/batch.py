@@ -62,9 +62,8 @@ class Batch:
     @property
     def num_targets(self) -> int:
         """The batch's share of Z: words and boundary pixels, and every other pixel where there are query pixels."""
-        targets = sum(len(d) - (not d.closed) for row in self.documents for d in row)
-        images = [image for row in self.documents for d in row for image in d.images]
-        dense = sum(image.height * image.width - len(image.lengths) for image in images)
+        targets = sum(len(d) - (not d.closed) - d.masked for row in self.documents for d in row)
+        dense = sum(d.pixels_inside() for row in self.documents for d in row)
         return targets + (dense if self.query_places is not None else 0)
 
     @property
@@ -113,7 +112,7 @@ def collate(
     shape = (len(rows) if exact else bucket_rows(len(rows)), round_up(max(sum(map(len, row)) for row in rows)))
     elements, targets = np.full(shape, PAD, np.int32), np.full(shape, NO_TARGET, np.int32)
     positions, starts = np.zeros((*shape, 2) if args.grid else shape, np.int32), np.zeros(shape, np.int32)
-    segments = np.full(shape, -1, np.int32)
+    segments, ignored = np.full(shape, -1, np.int32), np.zeros(shape, bool)
     images = [image for row in rows for d in row for image in d.images]
     offsets = _choose_all(rows, min(pixel_queries, args.window_size**2 - 1), seed)
     arrays, which = _distinct_windows(images, offsets, args, round_up)
@@ -128,13 +127,14 @@ def collate(
             elements[b, place], targets[b, place] = ids, document.targets(args.vocab_size)
             positions[b, place], segments[b, place] = document.positions(args.grid)[0], n
             starts[b, place], start = start, place.stop
+            ignored[b, place.start : place.start + document.masked] = True
     arrays |= {"elements": elements, "targets": targets, "positions": positions, "starts": starts}
     if not boundary:
         arrays |= _scored_words(targets, args.vocab_size, round_up)
     if any(len(row) > 1 for row in rows):
         arrays["segments"] = segments
     if offsets.shape[1] and len(offsets):
-        arrays |= _queries(elements, args.vocab_size, images, offsets, which, round_up)
+        arrays |= _queries(elements, args.vocab_size, images, offsets, which, round_up, ignored)
     return Batch(**{k: mx.array(a) for k, a in arrays.items()}, documents=tuple(tuple(row) for row in rows))
 
 
@@ -214,8 +214,12 @@ def _queries(
     offsets: np.ndarray,
     which: np.ndarray,
     round_up: Callable[[int], int],
+    ignored: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """The arrays of the query pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0."""
+    """The arrays of the query pixels, ``[B, Q]``: windows in reading order, ``M`` places each, padded with weight 0.
+
+    Windows of elements that are ``ignored [B, L]`` have weight 0 too.
+    """
     count = offsets.shape[1]
     row, place = np.nonzero(elements >= num_words)  # every window, in reading order
     slot = np.arange(len(row)) - np.searchsorted(row, row)  # number of the window in its row
@@ -223,6 +227,7 @@ def _queries(
     next_pixel = np.take_along_axis(np.concatenate([image.windows for image in images]), offsets.clip(0) + 1, axis=1)
     lengths = np.concatenate([image.lengths for image in images])
     weights = (offsets >= 0) * ((lengths - 1) / np.maximum(1, (offsets >= 0).sum(1)))[:, None]
+    weights *= ~ignored[row, place][:, None]
     values = {
         "query_places": np.repeat(place[:, None], count, axis=1),
         "query_states": which[:, None] * (1 + count) + 1 + np.arange(count),

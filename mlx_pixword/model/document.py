@@ -4,7 +4,7 @@ L  elements of a row    N  windows of an image or document    P  pixels a window
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 
 import numpy as np
@@ -58,6 +58,7 @@ class Document:
         elements: int32 ``[L]``, a word id, or ``WINDOW`` for the next window.
         images: the images in reading order; their windows fill the ``WINDOW`` places.
         closed: True if ``</s>`` follows the last element; it is a target and never fed.
+        masked: elements at the start whose next ones do not count in the loss, nor pixels inside their windows.
         name: what a message calls it.
     """
 
@@ -65,6 +66,7 @@ class Document:
     images: tuple[ImageTokens, ...] = ()
     closed: bool = False
     name: str = ""
+    masked: int = 0
 
     def __len__(self) -> int:
         return len(self.elements)
@@ -94,12 +96,22 @@ class Document:
             start += len(own)
         return (np.cumsum(advance) - advance)[:, None].astype(np.int32) + inside, int(advance.sum())
 
+    def pixels_inside(self) -> int:
+        """Valid pixels behind the first of their window, of windows that count in the loss."""
+        if not self.images:
+            return 0
+        lengths = np.concatenate([image.lengths for image in self.images])
+        counts = np.flatnonzero(self.elements == WINDOW) >= self.masked
+        return int((lengths - 1)[counts].sum())
+
     def targets(self, num_words: int) -> np.ndarray:
         """Unified id that each element predicts, int32 ``[L]``; a window's stand-in is its first pixel, ``V + t``."""
         ids = self.elements.copy()
         if self.images:
             ids[ids == WINDOW] = num_words + np.concatenate([image.windows[:, 0] for image in self.images])
-        return np.append(ids[1:], np.int32(EOS if self.closed else NO_TARGET)).astype(np.int32)
+        targets = np.append(ids[1:], np.int32(EOS if self.closed else NO_TARGET)).astype(np.int32)
+        targets[: self.masked] = NO_TARGET
+        return targets
 
 
 def make_document(parts: Sequence[Sequence[int] | ImageTokens], *, closed: bool = False) -> Document:
@@ -110,6 +122,15 @@ def make_document(parts: Sequence[Sequence[int] | ImageTokens], *, closed: bool 
     ]
     images = tuple(p for p in parts if isinstance(p, ImageTokens))
     return Document(np.concatenate([*elements, np.empty(0, np.int32)]), images, closed)
+
+
+def mask_prompt(document: Document) -> Document:
+    """A document whose last text or image alone counts in the loss; one that has a single part counts as a whole."""
+    marks, ends = np.flatnonzero(document.elements == IMAGE), np.flatnonzero(document.elements == END_IMAGE)
+    if not len(ends):
+        return document
+    last_is_image = ends[-1] == len(document) - 1 and len(marks) > 0
+    return replace(document, masked=int(marks[-1] if last_is_image else ends[-1]))
 
 
 def split_document(document: Document, max_length: int) -> list[Document]:

@@ -13,6 +13,7 @@ from ..evaluation.meter import LossMeter
 from ..evaluation.pages import draw_images_page, draw_page
 from ..evaluation.readings import describe_readings, rate_documents, readable
 from ..inputs.processor import Processor
+from ..model.document import mask_prompt
 from ..weights.directory import save_model
 from ..weights.lora import fused, save_adapters
 from .adapt import adapters_of
@@ -28,7 +29,7 @@ def evaluate_run(run: Run, reporter: Reporter) -> None:
     if run.heldout:
         train = run.config.train
         meter = LossMeter(run.model, run.config.data.batch_tokens, train.pixel_queries)
-        meter.add(run.heldout)
+        meter.add([mask_prompt(d) for d in run.heldout] if run.config.adapt.mask_prompt else run.heldout)
         loss = meter.loss(train.word_weight, train.boundary_weight, train.dense_weight)
         metrics: dict[str, Any] = {"step": step, "heldout_loss": loss}
         metrics |= {f"heldout_{name}": value for name, value in meter.means().items()}

@@ -18,6 +18,7 @@ from ..data.loader import DataLost
 from ..data.pack import Row
 from ..evaluation.meter import mean_losses
 from ..model.batch import Batch, collate
+from ..model.document import mask_prompt
 from .checkpoint import newest_path, save_checkpoint
 from .device import bound_cache, own_threads, takes_any_size
 from .distributed import RankLost, find_ranks, own_part
@@ -192,6 +193,8 @@ def _places(run: Run) -> Iterator[tuple[int, int, list[Row]]]:
 
 def _collate(run: Run, group: int, number: int, rows: list[Row]) -> Batch:
     args, train = run.model.args, run.config.train
+    if run.config.adapt.mask_prompt:
+        rows = [[mask_prompt(document) for document in row] for row in rows]
     return collate(
         rows, args, exact=takes_any_size(train),
         boundary=train.boundary_weight > 0, pixel_queries=train.pixel_queries, seed=(train.seed, 3, group, number),
