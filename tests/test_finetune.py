@@ -192,7 +192,7 @@ def test_adapters_come_back_and_fuse(
     changed = np.array(model(batch))
     assert np.abs(changed - plain).max() > 1e-2
     names = {name.split(".")[0] for name in adapter_weights(model)}
-    assert names == ({"layers", "image_block"} if image_block else {"layers"})
+    assert names == ({"layers", "image_block", "head"} if image_block else {"layers"})
     save_adapters(model, config, tmp_path / "adapters")
     loaded, _ = pw.load(folder, adapter_path=tmp_path / "adapters")
     assert np.abs(np.array(loaded(batch)) - changed).max() < 1e-5

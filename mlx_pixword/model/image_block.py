@@ -52,7 +52,16 @@ class Table(nn.Module):
 
 
 class ColorTable(Table):
-    """Embeddings of pix tokens, which mlx-lm's `linear_to_lora_layers` can adapt where it is asked to by name."""
+    """A table with rows of all colours, which mlx-lm's `linear_to_lora_layers` can adapt where it is asked to by name.
+
+    ``colors`` are the colours' smooth features and zeros elsewhere, ``[rows, 27]``, kept where they are not factors.
+    """
+
+    def __init__(
+        self, colors: np.ndarray, size: int, features: np.ndarray | None = None, scales: float | np.ndarray = 0.02
+    ) -> None:
+        super().__init__(len(colors), size, features, scales)
+        self._colors = colors
 
     def to_lora(self, r: int, scale: float, dropout: float = 0.0) -> "AdaptedTable":
         """The table with an adapter of rank ``r``; ``dropout`` is for layers, whose inputs vary."""
@@ -62,14 +71,14 @@ class ColorTable(Table):
 class AdaptedTable(nn.Module):
     """A frozen table and a low-rank sum, ``table + scale * lora_a @ lora_b``, with mlx-lm's names.
 
-    ``lora_a [K + 1, r]`` starts as random mixtures of the smooth colour features that `factored_colors` has, so that
+    ``lora_a [rows, r]`` starts as random mixtures of the smooth colour features that `factored_colors` has, so that
     what one colour learns helps its neighbours. A learning rate moves an embedding about as far as through factors.
     """
 
-    def __init__(self, table: Table, rank: int, scale: float) -> None:
+    def __init__(self, table: ColorTable, rank: int, scale: float) -> None:
         super().__init__()
         self.linear, self.scale = table, scale
-        features = mx.array(_features_of(round(len(table.weight) - 1)))
+        features = mx.array(table._colors.astype(np.float32))
         self.lora_a = features @ mx.random.normal((features.shape[1], rank)) / (scale * rank**0.5)
         self.lora_b = mx.zeros((rank, table.weight.shape[1]))
 
@@ -78,22 +87,16 @@ class AdaptedTable(nn.Module):
         return table + self.scale * (self.lora_a @ self.lora_b)
 
 
-def _features_of(num_pix: int) -> np.ndarray:
-    """Smooth features of all colours and zeros for padding, float32 ``[K + 1, 27]``."""
-    features = color_features(256 // round(num_pix ** (1 / 3)))
-    return np.vstack([features, np.zeros(features.shape[1])]).astype(np.float32)
-
-
 def color_table(args: ModelArgs) -> ColorTable:
     """Embeddings of pix tokens and padding, ``[K + 1, e]``."""
-    rows, size = args.num_pix + 1, args.image.hidden_size
+    size = args.image.hidden_size
+    features = np.vstack([color_features(args.fold_factor), np.zeros(27)]).astype(np.float32)
     if not args.factored_colors:
-        return ColorTable(rows, size)
-    features = _features_of(args.num_pix)
+        return ColorTable(features, size)
     scales = np.full(features.shape[1], args.sine_color_scale)
     scales[[*LINEAR_COLUMNS]] = args.linear_color_scale
     used = scales > 0
-    return ColorTable(rows, size, features[:, used], scales[used])
+    return ColorTable(features, size, features[:, used], scales[used])
 
 
 class Summary(nn.Module):

@@ -22,7 +22,7 @@ from ..pixels.colors import color_features
 from .args import ModelArgs
 from .batch import Batch
 from .calibration import Calibration
-from .image_block import ImageBlock, Table
+from .image_block import ColorTable, ImageBlock, Table
 from .layers import Layer, rms_norm
 from .origin import Origin
 
@@ -51,15 +51,12 @@ class PixWordModel(nn.Module):
 
     def __init__(self, args: ModelArgs, pixel_queries: int = 0) -> None:
         super().__init__()
-        rows = args.vocab_size + args.num_pix
-        features = None
-        if args.factored_colors:
-            features = np.vstack([np.zeros((args.vocab_size, 27)), color_features(args.fold_factor)])
+        colors = np.vstack([np.zeros((args.vocab_size, 27)), color_features(args.fold_factor)]).astype(np.float32)
         self.embed_words = Table(args.vocab_size, args.hidden_size)
         self.image_block = ImageBlock(args)
         self.layers = [Layer(args) for _ in range(args.num_layers)]
         self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
-        self.head = Table(rows, args.hidden_size, features)
+        self.head: Table = ColorTable(colors, args.hidden_size, colors if args.factored_colors else None)
         self._args, self._pixel_queries = args, min(pixel_queries, args.window_size**2 - 1)
 
     @property

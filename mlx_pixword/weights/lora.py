@@ -39,11 +39,11 @@ def adapter_config(
         model: to be adapted.
         rank, scale, dropout: of the adapters, ``W + scale (A B)^T``.
         layers: the last layers of the language block that are adapted; 0 for all.
-        image_block: adapt all layers of the image block and its table of colours too.
+        image_block: adapt the image block too, and the colours' rows that images are read and written by.
     """
     inside = sorted({_bare(name) for layer in model.layers for name, m in layer.named_modules() if _adaptable(m)})
     local = [name for name, m in model.image_block.named_modules() if image_block and _adaptable(m)]
-    keys = inside + sorted(f"image_block.{_bare(name)}" for name in local)
+    keys = inside + sorted(f"image_block.{_bare(name)}" for name in local) + (["head"] if image_block else [])
     parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": keys}
     count = min(layers or len(model.layers), len(model.layers))
     return {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
@@ -150,8 +150,7 @@ def fused(model: PixWordModel) -> Iterator[PixWordModel]:
 def _fused(adapted: nn.Module) -> nn.Module:
     inner = adapted.linear
     if isinstance(inner, ColorTable):
-        rows, size = inner.weight.shape
-        table = ColorTable(rows, size)
+        table = ColorTable(inner._colors, inner.weight.shape[1])
         table.weight = adapted()
         return table
     weight = plain_weight(adapted)
