@@ -181,10 +181,13 @@ def prepare_evaluation(config: RunConfig, request: dict[str, Any]) -> Any:
 
 def prepare_run(config: RunConfig, request: dict[str, Any]) -> Any:
     """A function that makes a step and then evaluates in the same process, with the optimiser's state in memory."""
+    from mlx_pixword.common.blas import release_memory
+
     model, step = model_and_step(config)
 
     def run() -> None:
         step()
+        release_memory()  # as `pretrain` does
         evaluate(model, config, request["documents"])
 
     return run

@@ -15,7 +15,7 @@ from ..model.losses import LossSums, boundary_sums, query_sums
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
 
-LOGITS = 2**22  # that are made at a time
+LOGITS = 2**21  # that are made at a time
 
 
 class LossMeter:

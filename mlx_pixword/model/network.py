@@ -26,7 +26,7 @@ from .image_block import ColorTable, ImageBlock, Table
 from .layers import Layer, rms_norm
 from .origin import Origin
 
-CHUNK_PIXELS = 4096  # that pass the image block at a time where nobody needs gradients
+CHUNK_PIXELS = 2048  # that pass the image block at a time where nobody needs gradients
 
 
 class PixWordModel(nn.Module):

@@ -69,6 +69,7 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
         for step, stopping in _steps(run, stopper, reporter):
             done = step == train.steps
             if done or step % train.eval_every == 0:
+                release_memory()  # evaluation allocates unlike a step: before it, or both would add up, and after it
                 evaluate_run(run, reporter)
                 release_memory()
                 enough = has_stopped_learning(run)
