@@ -6,15 +6,13 @@ draws: what is chosen by them says nothing of the held-out families. Real sets c
 
 import hashlib
 import importlib.metadata
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from mlx_pixword.common.errors import PixWordError
@@ -35,7 +33,6 @@ LENGTH = 8  # characters of the longest string
 LEAST_CONTRAST = 0.08
 TRAIN_HEIGHTS = ((4.0, 10.0),) * 30 + ((10.0, 16.0), (16.0, 32.0))  # training crops take turns through these
 TRAIN_SEED, DEV_SEED, TEST_SEED = 11, 12, 13
-THIRDS = ("pretraining", "development", "closed")
 
 Row = tuple[np.ndarray, str, dict[str, float]]
 
@@ -150,27 +147,3 @@ def kept_test_set(results: Path) -> TestSet:
     heights, contrasts, clutter = (unpack_column(kept[name]) for name in ("heights", "contrasts", "clutter"))
     kinds, families = (np.array(unpack_texts(kept[name])) for name in ("kinds", "families"))
     return TestSet(unpack_texts(kept["texts"]), kinds, families, heights, contrasts, clutter, kept["digest"])
-
-
-# --- real sets --------------------------------------------------------------------------------------------------------
-
-
-def third_of(document: str) -> str:
-    """Which third a document of a real set belongs to, by its hash."""
-    return THIRDS[int.from_bytes(hashlib.sha256(f"evidence {document}".encode()).digest()[:4], "big") % 3]
-
-
-def real_rows(folder: Path, third: str) -> Iterable[tuple[np.ndarray, str, dict[str, float], str, str, Any]]:
-    """Crops of one third of the real sets: `labels.jsonl` with image, caption, set, document and ink_height a line."""
-    labels = folder / "labels.jsonl"
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            name, document, height = str(record["set"]), str(record["document"]), float(record["ink_height"])
-            caption, image = str(record["caption"]), folder / str(record["image"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PixWordError(f"{labels}, line {number}: {error!r} is missing or malformed") from error
-        if third_of(document) == third:
-            pixels = np.asarray(Image.open(image).convert("RGB"))
-            facts = {"characters": len(caption), "ink_height": height, "left": 1.0, "top": 1.0}
-            yield pixels, caption, facts, name, document, (height, 1.0, 0)
