@@ -4,7 +4,11 @@ Names are imported when they are first used, so that `import mlx_pixword` stays 
 """
 
 import sys
+import warnings
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .common.blas import load_openblas
@@ -79,6 +83,38 @@ __all__ = [
     "unfold_colors",
     "unfold_windows",
 ]
+
+_MOVED = {  # modules by the places that they had before there were folders
+    "colors": "pixels.colors",
+    "drawing": "inference.draw",
+    "errors": "common.errors",
+    "generation": "inference.words",
+    "hub": "weights.directory",
+    "images": "pixels.images",
+    "likelihood": "inference.likelihood",
+    "processor": "inputs.processor",
+    "tokenizer": "inputs.tokenizer",
+    "windows": "pixels.windows",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds and loads modules under their old names, for programs that were written before."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package, _, old = name.rpartition(".")
+        return ModuleSpec(name, self) if package == __name__ and old in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = _MOVED[module.__name__.rpartition(".")[2]]
+        warnings.warn(f"{module.__name__} is {__name__}.{new} now", DeprecationWarning, stacklevel=2)
+        sys.modules[module.__name__] = import_module(f".{new}", __name__)
+
+
+sys.meta_path.append(_Moved())
 
 if _advice := load_openblas():
     print(f"mlx_pixword: {_advice}", file=sys.stderr)

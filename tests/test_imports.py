@@ -1,6 +1,7 @@
 """Imports: modules know only what lies below them, none waits for another, and the package itself is light."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -221,6 +222,14 @@ def test_names_lie_where_the_package_says() -> None:
     assert set(pw.__all__) == set(pw._HOME) <= set(dir(pw))
     for name in pw.__all__:
         assert getattr(pw, name).__name__ == name
+
+
+@pytest.mark.parametrize("name", pw._MOVED)
+def test_modules_are_found_by_their_old_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"mlx_pixword.{name}", raising=False)
+    with pytest.warns(DeprecationWarning, match=rf"mlx_pixword\.{name} is mlx_pixword\.{pw._MOVED[name]} now"):
+        old = importlib.import_module(f"mlx_pixword.{name}")
+    assert old is importlib.import_module(f"mlx_pixword.{pw._MOVED[name]}")
 
 
 def test_other_names_are_refused() -> None:
