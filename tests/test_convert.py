@@ -160,7 +160,7 @@ class Tensor:
         return self.value
 
 
-def use_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, contents: object) -> Path:
+def use_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, contents: object, version: str = "2.13.0+cpu") -> Path:
     """Stand in for PyTorch, which finds ``contents`` in the returned file."""
     path = tmp_path / "upw.pth"
     path.touch()
@@ -171,7 +171,7 @@ def use_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, contents: object)
             raise contents
         return contents
 
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load, __version__=version))
     return path
 
 
@@ -197,6 +197,13 @@ def test_pth_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nested: boo
 def test_pth_mistakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, contents: object, message: str) -> None:
     with pytest.raises(PixWordError, match=message):
         convert(settings(use_torch(monkeypatch, tmp_path, contents), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.0+cu117"])
+def test_an_older_pytorch_reads_no_pth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str) -> None:
+    upw = use_torch(monkeypatch, tmp_path, {}, version)
+    with pytest.raises(PixWordError, match=r"PyTorch .* can be made to run code by a \.pth"):
+        convert(settings(upw, tmp_path / "out"))
 
 
 def test_pth_without_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
