@@ -6,14 +6,17 @@ Every operation passes through `perform`, which names the path of one that fails
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from .errors import PixWordError
+
+MAX_CONFIG = 2**20  # bytes of a configuration
 
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -185,3 +188,29 @@ def _flush(file: BinaryIO) -> None:
 
 def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
+
+
+def read_object(path: Path, trouble: str, most: int = MAX_CONFIG) -> dict[str, Any]:
+    """The JSON object in a small file.
+
+    Args:
+        path: the file.
+        trouble: what it means that the file cannot be read, such as ``FOLDER is no model directory``.
+        most: bytes; no file of this kind needs more.
+
+    Raises:
+        PixWordError: the file cannot be read, is larger, or holds something else.
+    """
+    try:
+        if path.stat().st_size > most:
+            raise PixWordError(f"{path} has more than {most:,} bytes, which no configuration needs")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PixWordError(f"{trouble}: {path.name}: {error.strerror}") from error
+    except PixWordError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise PixWordError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise PixWordError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values

@@ -6,6 +6,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +77,7 @@ def is_hidden(name: str) -> bool:
     return _HIDDEN.search(name) is not None
 
 
-class _Listed:
+class _Listed(ABC):
     """Members in order with a row of numbers each, found by bisection: a million of them take little memory."""
 
     def __init__(self, path: Path) -> None:
@@ -89,9 +90,9 @@ class _Listed:
         self.unusable, self.unreadable = index.unusable, index.unreadable
         self._by_spelling: dict[str, str] | None = None
 
+    @abstractmethod
     def _list(self) -> Index:
         """Read what the archive lists."""
-        raise NotImplementedError
 
     def __contains__(self, member: str) -> bool:
         place = bisect_left(self.members, member)

@@ -31,7 +31,6 @@ from .safetensors import read_header, read_safetensors
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
 TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
 SHARD_BYTES = 5 * 10**9
-MAX_CONFIG = 2**20  # bytes
 
 
 def load(
@@ -155,20 +154,8 @@ def _check_kinds(folder: Path) -> None:
                 raise PixWordError(f"{path} is no file; a model directory holds files alone")
 
 
-def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise PixWordError(f"{path} has more than {MAX_CONFIG:,} bytes, which no configuration needs")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PixWordError(f"{path.parent} is no model directory: config.json: {error.strerror}") from error
-    except PixWordError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise PixWordError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise PixWordError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
+def _read_config(path: Path) -> dict[str, Any]:
+    return files.read_object(path, f"{path.parent} is no model directory")
 
 
 def _trained_queries(config: dict[str, Any]) -> int:

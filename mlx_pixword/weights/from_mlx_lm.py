@@ -56,7 +56,7 @@ class LanguageModel:
 
 def language_shape(folder: Path) -> dict[str, Any]:
     """Fields of `ModelArgs` that follow from a language model, read from its configuration alone."""
-    config = _read_json(folder / "config.json")
+    config = _read_config(folder)
     if (family := config.get("model_type")) not in FAMILIES:
         raise PixWordError(f"{folder} is a model of the family {shown(family)}; known are {', '.join(FAMILIES)}")
     try:
@@ -71,7 +71,7 @@ def read_language_model(folder: Path) -> LanguageModel:
     Raises:
         PixWordError: a model of another family, one with a RoPE that cannot be expressed, or a damaged one.
     """
-    shape, config = language_shape(folder), _read_json(folder / "config.json")
+    shape, config = language_shape(folder), _read_config(folder)
     model = _load(folder)
     found = {name: array.astype(mx.float32) for name, array in dict(tree_flatten(model.parameters())).items()}
     special = {name: _first_id(config.get(name)) for name in SPECIAL_IDS}
@@ -308,13 +308,5 @@ def _first_id(value: Any) -> int | None:
     return value if type(value) is int else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PixWordError(f"{path.parent} is no model directory: {path.name}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise PixWordError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise PixWordError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
+def _read_config(folder: Path) -> dict[str, Any]:
+    return files.read_object(folder / "config.json", f"{folder} is no model directory")

@@ -86,7 +86,7 @@ def load_adapters(model: PixWordModel, folder: str | Path) -> PixWordModel:
         PixWordError: nothing there, malformed files, or adapters of another model.
     """
     folder = files.expand(Path(folder))
-    config = _read_config(folder / CONFIG)
+    config = files.read_object(folder / CONFIG, f"{folder} has no adapters")
     if not (folder / WEIGHTS).is_file():
         raise PixWordError(f"{folder} has no {WEIGHTS}; give a folder of adapters")
     weights = read_safetensors(folder / WEIGHTS)
@@ -175,18 +175,6 @@ def _bare(name: str) -> str:
 
 def _is_adapted(module: nn.Module) -> bool:
     return "lora_a" in module and "linear" in module
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PixWordError(f"{path.parent} has no adapters: {CONFIG}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise PixWordError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise PixWordError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
 
 
 def _checked(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
