@@ -16,7 +16,7 @@ EXECUTE = """
 import sys, nbformat
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=120, kernel_name="this-python").execute()
+NotebookClient(notebook, timeout=600, kernel_name="this-python").execute()
 nbformat.write(notebook, sys.argv[2])
 """
 

@@ -98,7 +98,7 @@ def test_times_follow_the_chip_and_what_is_assumed(run: Callable[..., tuple[list
 
 def test_settings_change_the_counts(run: Callable[..., tuple[list[str], dict[str, Any]]], tmp_path: Path) -> None:
     plain = run("--preset", "upw-120m", "--chip", "m4")[1]
-    assert (plain["windows"], plain["elements"], plain["query_pixels"], plain["images_a_step"]) == (196, 199, 0, 1)
+    assert (plain["windows"], plain["elements"], plain["query_pixels"], plain["images_a_step"]) == (196, 199, 0, 32)
     dense = run("--preset", "upw-120m", "--chip", "m4", "--pixel-queries", 4, "--words", 10)[1]
     assert (dense["elements"], dense["query_pixels"], dense["words"]) == (209, 784, 10)
     assert dense["image_block_flops"] > plain["image_block_flops"] and dense["query_pixels_flops"] > 0
@@ -106,7 +106,7 @@ def test_settings_change_the_counts(run: Callable[..., tuple[list[str], dict[str
     file.write_text("preset: upw-120m\nimage_size: 64\noptimizer: muon\nwindow_chunk: 0\ngrad_checkpoint: false\n")
     small = run("--config", file, "--chip", "m4")[1]
     assert (small["preset"], small["image_size"], small["optimizer"]) == ("upw-120m", 64, "muon")
-    assert not small["recomputes"] and small["images_a_step"] == 3  # 19 elements each, 64 a micro-batch
+    assert not small["recomputes"] and small["images_a_step"] == 3 * 32  # 19 elements each, 64 a micro-batch
     assert small["memory"]["total"] == small["memory"]["without_recomputation"]
     large = run("--config", file, "--chip", "m4", "--image-size", 448, "--draw-size", "20X10")[1]
     assert (large["windows"], large["draw_width"], large["draw_height"]) == (784, 20, 10)

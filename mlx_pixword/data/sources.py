@@ -20,6 +20,7 @@ from .record_parts import array_parts, caption_parts
 from .records import RecordFile, parse_json, scan_array, scan_lines
 from .references import image_opener
 from .tables import Table
+from .text_file import SUFFIX, TextFile
 from .texts import Images, TextFiles, has_marks, text_opener
 
 _USABLE = (
@@ -39,7 +40,8 @@ def open_source(path: Path, images: Path | None = None, allow_outside: bool = Fa
     Args:
         path: a folder of images, with captions beside them or in ``metadata.jsonl``, ``.csv`` or ``.parquet``; a folder
             of UPW text files (``.txt``), or of archives or records; ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` of
-            images and texts; ``.json`` of LLaVA's or COCO's; a ``.zip`` or ``.tar`` of images; a text, or an image.
+            images and texts; ``.json`` of LLaVA's or COCO's; a ``.zip`` or ``.tar`` of images; a text, or an image;
+            ``.pwtext``.
         images: the folder or archive that image references are relative to; by default where the texts lie.
         allow_outside: lets references and links leave that folder.
 
@@ -56,6 +58,8 @@ def open_source(path: Path, images: Path | None = None, allow_outside: bool = Fa
         return _open_records(path, images, allow_outside)
     if suffix == ".json":
         return _open_json(path, images, allow_outside)
+    if suffix == SUFFIX:
+        return TextFile(path)
     if is_archive(path):
         return _open_archive(path)
     if suffix == ".txt":
