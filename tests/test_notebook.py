@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
-SECONDS = 120  # it takes a quarter of this where nothing else runs
+SECONDS = 600  # it takes half a minute where nothing else runs
 
 # In a process of its own: warnings of Jupyter's libraries are no errors there.
 EXECUTE = """
