@@ -127,13 +127,13 @@ def _look(
     from .data.loader import Encoder
     from .data.skips import SkipLog
     from .data.sources import open_source
-    from .evaluation.measure import chunks, measure
+    from .evaluation.measure import groups, measure
     from .evaluation.pages import draw_page
     from .evaluation.readings import read_documents, readable
 
     sources = [open_source(Path(path)) for path in settings.data]
     scores = measure(model, processor, sources, settings.limit)
-    first = next(chunks(sources, Encoder(model.args, processor.tokenizer, SkipLog()), SAMPLES), [])
+    first = next(groups(sources, Encoder(model.args, processor.tokenizer, SkipLog()), SAMPLES), [])
     documents = readable(first)[:SAMPLES]
     if not documents or processor.tokenizer is None:
         return scores, {}

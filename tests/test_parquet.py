@@ -69,7 +69,7 @@ def test_bad_images_inside_are_bad_images(tmp_path):
     source = open_source(table(tmp_path / "t.parquet", [{"image": {"bytes": b"nothing"}, "text": "t"}]))
     with pytest.raises(BadImage, match="not an image of a known format"):
         source.parts(0)[0].rgb(8)
-    assert source.parts(0)[0].name == f"{tmp_path / 't.parquet'}:row 0"
+    assert source.parts(0)[0].name == f"{tmp_path / 't.parquet'}:record 0"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_characters_are_counted_and_not_pieces(tmp_path, monkeypatch):
 
 
 def test_all_sources_and_all_of_a_long_text_have_their_share(tmp_path, monkeypatch):
-    limit(monkeypatch, CHARACTERS=20_000, CHUNK=100)
+    limit(monkeypatch, CHARACTERS=20_000, PIECE=100)
     write(tmp_path / "long.txt", "".join(f"{n:09} " for n in range(20_000)))  # 200,000 characters
     write(tmp_path / "other.jsonl", "".join('{"text": "' + "é" * 100 + '"}\n' for _ in range(2000)))
     sample = sample_texts([open_source(tmp_path / name) for name in ("long.txt", "other.jsonl")], 0)

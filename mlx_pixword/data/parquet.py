@@ -23,9 +23,9 @@ _GROUPS = 64  # groups that are kept at the most
 
 
 class ParquetFile:
-    """A source with one row a document: its images, and its text.
+    """A source with one record a document: its images, and its text.
 
-    A row can be had only by unpacking its group, so the last groups are kept. Groups of some hundred rows, as Hugging
+    A record can be had only by unpacking its group, so the last groups are kept. Groups of some hundred, as Hugging
     Face writes them, are quick; a file of one large group is as quick only if all of it fits `HELD`.
 
     Args:
@@ -45,7 +45,7 @@ class ParquetFile:
         self._file = _open(path)
         self._ends = np.cumsum([_rows(self._file, n, path) for n in range(self._file.num_row_groups)])
         if not len(self):
-            raise PixWordError(f"{path} holds no documents; give a file with at least one row")
+            raise PixWordError(f"{path} holds no documents; give a file with at least one record")
         self._images, self._text = _columns(self._file.schema_arrow, path)
         self._labels = _labels(self._file.schema_arrow, self._text)
         self.captioned = bool(self._images) and self._text is not None
@@ -55,18 +55,18 @@ class ParquetFile:
 
     def parts(self, index: int) -> list[str | Picture]:
         """See ``Source.parts``."""
-        row = self._row(index)
+        record = self._record(index)
         pictures: list[Picture] = []
         for column in self._images:
-            values = row[column] if isinstance(row[column], list) else [row[column]]
+            values = record[column] if isinstance(record[column], list) else [record[column]]
             pictures += [self._picture(value, index, n) for n, value in enumerate(values) if value is not None]
-        return self._document(row, pictures)
+        return self._document(record, pictures)
 
     def document_texts(self, index: int) -> list[str]:
         """The texts of one document, without decoding an image."""
-        row = self._row(index)
-        count = sum(len(row[c]) if isinstance(row[c], list) else row[c] is not None for c in self._images)
-        return [part for part in self._document(row, [None] * count) if isinstance(part, str)]
+        record = self._record(index)
+        count = sum(len(record[c]) if isinstance(record[c], list) else record[c] is not None for c in self._images)
+        return [part for part in self._document(record, [None] * count) if isinstance(part, str)]
 
     def texts(self) -> Iterator[str]:
         """See ``Source.texts``."""
@@ -76,7 +76,7 @@ class ParquetFile:
     def references(self) -> Iterator[str]:
         """All references to images that lie outside the file."""
         for index in range(len(self)):
-            values = (self._row(index)[column] for column in self._images)
+            values = (self._record(index)[column] for column in self._images)
             paths = (
                 value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in values
             )
@@ -88,8 +88,8 @@ class ParquetFile:
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
         return digest_of([*self._images, self._text, *sizes])
 
-    def _document(self, row: dict[str, Any], pictures: list[Any]) -> list[Any]:
-        text = row[self._text] if self._text is not None else None
+    def _document(self, record: dict[str, Any], pictures: list[Any]) -> list[Any]:
+        text = record[self._text] if self._text is not None else None
         if self._labels and isinstance(text, int) and 0 <= text < len(self._labels):
             text = self._labels[text]
         text = "" if text is None else str(text)
@@ -105,14 +105,14 @@ class ParquetFile:
                 return _Cell(self._path, index, number, content)
         if isinstance(value, str):
             return self._resolve(value)
-        raise PixWordError(f"{self._path}, row {index}: an image is neither bytes nor a path")
+        raise PixWordError(f"{self._path}, record {index}: an image is neither bytes nor a path")
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _record(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         group = int(np.searchsorted(self._ends, index, side="right"))
         rows = self._group(group)
-        row: dict[str, Any] = rows[index - (int(self._ends[group - 1]) if group else 0)]
-        return row
+        record: dict[str, Any] = rows[index - (int(self._ends[group - 1]) if group else 0)]
+        return record
 
     def _group(self, number: int) -> list[Any]:
         with self._lock:  # a file of pyarrow is read by one thread at a time
@@ -134,9 +134,9 @@ class ParquetFile:
 class _Cell:
     """An image inside a Parquet file."""
 
-    def __init__(self, path: Path, row: int, number: int, content: bytes) -> None:
-        self.name = f"{path}:row {row}" + (f", image {number}" if number else "")
-        self.cache_key = cache_key(path, str(row), str(number))
+    def __init__(self, path: Path, record: int, number: int, content: bytes) -> None:
+        self.name = f"{path}:record {record}" + (f", image {number}" if number else "")
+        self.cache_key = cache_key(path, str(record), str(number))
         self._content = content
 
     def encoded(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Documents kept as records: lines of JSON, LLaVA's JSON array, rows of a table. Found by offset, never all held."""
+"""Documents kept as records: lines of JSON, LLaVA's JSON array, lines of a table. Found by offset, never all held."""
 
 import hashlib
 import json

@@ -42,15 +42,15 @@ class Table:
         self.columns, self.has_names = _columns(self._cells(first), path)
 
     def scan(self, file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-        """Spans, numbers of the first line and bytes of the rows that are not blank."""
+        """Spans, numbers of the first line and bytes of the records that are not blank."""
         lines = _Lines(file)
-        rows = ([line] for line in lines) if self._tabs else csv.reader(lines, delimiter=self._delimiter)
+        records = ([line] for line in lines) if self._tabs else csv.reader(lines, delimiter=self._delimiter)
         start, number = 0, 1
         try:
-            for row in rows:
+            for cells in records:
                 raw = b"".join(lines.taken)
                 lines.taken.clear()
-                if any(cell.strip() for cell in row) and not (self.has_names and start == 0):
+                if any(cell.strip() for cell in cells) and not (self.has_names and start == 0):
                     if len(raw) > MAX_TEXT_BYTES:
                         raise PixWordError(too_long(len(raw)))
                     yield start, start + len(raw), number, raw
@@ -59,7 +59,7 @@ class Table:
             raise PixWordError(f"{self._path}, line {number}: {error}; quotes may be missing") from None
 
     def parse(self, raw: bytes) -> dict[str, Any]:
-        """A row as a record; raises `PixWordError` without its place."""
+        """Cells as a record; raises `PixWordError` without its place."""
         try:
             cells = self._cells(raw.decode("utf-8-sig"))
         except UnicodeDecodeError:

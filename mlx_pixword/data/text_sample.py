@@ -11,11 +11,11 @@ from .base import Source, texts_of
 CHARACTERS = 20_000_000  # enough for 32,000 pieces, and little memory
 READ_CHARACTERS = 10 * CHARACTERS  # read at the most to choose them from
 DOCUMENTS = 100_000  # read at the most, shared by the sources
-CHUNK = 1000  # characters; sentencepiece leaves out sentences above 4,192 bytes
+PIECE = 1000  # characters; sentencepiece leaves out sentences above 4,192 bytes
 
 
 def sample_texts(sources: Sequence[Source], seed: int) -> list[str]:
-    """Pieces of text of at most `CHUNK` characters, `CHARACTERS` together, in the order in which they stand.
+    """Pieces of text of at most `PIECE` characters, `CHARACTERS` together, in the order in which they stand.
 
     Documents are read in a random order, and of what is read every piece is as likely to be kept as every other. A
     document that is malformed is passed over: it is named when its turn comes.
@@ -48,7 +48,7 @@ def _pieces(sources: Sequence[Source], rng: np.random.Generator) -> Iterator[tup
                 streams.remove(stream)
                 continue
             (source, document), texts = found
-            pieces = (text[i : i + CHUNK] for text in texts for i in range(0, len(text), CHUNK))
+            pieces = (text[i : i + PIECE] for text in texts for i in range(0, len(text), PIECE))
             yield from (((source, document, n), piece) for n, piece in enumerate(pieces) if piece.strip())
 
 

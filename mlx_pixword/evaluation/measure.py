@@ -17,7 +17,7 @@ from .meter import LossMeter
 from .readings import rate_documents, readable
 from .scores import Scores, calibration_error, reading_scores
 
-CHUNK = 256  # documents in memory at a time
+GROUP = 256  # documents in memory at a time
 
 
 def measure(
@@ -45,7 +45,7 @@ def measure(
         skips.unreadable(source)
     with Decoders() as decoders:  # no file can end or stall what is done with the others
         encoder = Encoder(processor.args, processor.tokenizer, skips, decoders=decoders)
-        for documents in chunks(sources, encoder, limit):
+        for documents in groups(sources, encoder, limit):
             count += len(documents)
             meter.add(documents)
             if model.pixel_queries:
@@ -73,13 +73,13 @@ def measure(
     return result
 
 
-def chunks(sources: Sequence[Source], encoder: Encoder, limit: int) -> Iterator[list[Document]]:
+def groups(sources: Sequence[Source], encoder: Encoder, limit: int) -> Iterator[list[Document]]:
     """Encoded documents, a few at a time, so that memory does not grow with the data."""
-    loader, chunk = Loader(sources, encoder), list[Document]()
+    loader, group = Loader(sources, encoder), list[Document]()
     for index in range(min(len(loader), limit or len(loader))):
-        chunk += loader.read(index)  # a malformed document costs itself, as in training
-        if len(chunk) >= CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        group += loader.read(index)  # a malformed document costs itself, as in training
+        if len(group) >= GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
