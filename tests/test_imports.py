@@ -250,5 +250,5 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 
 def test_the_package_imports_in_a_fifth_of_a_second() -> None:
-    code = "import time; start = time.process_time(); import mlx_pixword; print(time.process_time() - start)"
-    assert any(float(python(code)) < 0.2 for _ in range(10))  # of processor time: the machine may be busy
+    code = "import time; start = time.perf_counter(); import mlx_pixword; print(time.perf_counter() - start)"
+    assert any(float(python(code)) < 0.2 for _ in range(10))  # one quiet moment of a busy machine is enough
