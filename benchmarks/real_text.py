@@ -18,6 +18,7 @@ PDF       words of any folder of PDFs, rendered by poppler (pdftoppm, pdftotext)
 
 import mlx_pixword  # noqa: F401  # isort: skip  (before mlx, so that Linux finds OpenBLAS)
 
+import base64
 import csv
 import hashlib
 import io
@@ -59,6 +60,7 @@ class RealTextArgs:
     meters: Path | None = setting(None, "clone of haverland/Tenth-of-step-of-a-meter-digit", metavar="DIR")
     pdfs: Path | None = setting(None, "folder with PDF files", metavar="DIR")
     crops: Path = setting(Path("real_text"), "folder of the crops", metavar="DIR")
+    sets: str = setting("", "names of sets such as sroie-6, with commas between; all where it is empty")
     engine: str = setting("ours", "any of ours, rapidocr and tesseract, with commas between")
     model: str | None = setting(None, "model of ours", metavar="DIR_OR_REPO")
     part: str = setting("development", "third to read", choices=PARTS)
@@ -75,9 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name.strip() for name in args.engine.split(",")]
     if unknown := [name for name in names if name not in ENGINES]:
         raise PixWordError(f"--engine takes {', '.join(ENGINES)}, got {unknown[0]!r}")
-    sets = sorted(args.crops.glob(f"*-{args.part}{SUFFIX}"))
+    sets = [path for path in sorted(args.crops.glob(f"*-{args.part}{SUFFIX}"))
+            if wanted(path.name.removesuffix(f"-{args.part}{SUFFIX}"), args)]  # fmt: skip
     if not sets:
-        raise PixWordError(f"--crops {args.crops} holds no crops of the part {args.part}; make them with --prepare")
+        which = f"crops of {args.sets}" if args.sets else "crops"
+        raise PixWordError(f"--crops {args.crops} holds no {which} of the part {args.part}; make them with --prepare")
     scores = {name: score(ENGINES[name](args), sets, args) for name in names}
     if args.save:
         result = {"benchmark": "real_text", "part": args.part, "model": args.model and Path(args.model).name}
@@ -98,18 +102,25 @@ def prepare(args: RealTextArgs) -> None:
         *[(f"pdf-{dpi}", args.pdfs, lambda d, r=dpi: pdf_words(d, r)) for dpi in (30, 36, 48, 60, 72)],
     ]  # fmt: skip
     for name, folder, maker in makers:
-        if folder is None:
+        if folder is None or not wanted(name, args):
             continue
         if not folder.is_dir():
             raise PixWordError(f"{folder} is no folder")
         parts: dict[str, list[tuple[np.ndarray, str, dict[str, float]]]] = {part: [] for part in PARTS}
+        numbers = dict[str, int]()
         for pixels, text, document in maker(folder):
-            parts[third(document)].append((pixels, text, {}))
+            number = numbers.setdefault(document, len(numbers))
+            parts[third(document)].append((pixels, text, {"document": number}))
         for part, crops in parts.items():
             if not crops:
                 raise PixWordError(f"{folder}: nothing was found for {name}; is it the set that --help names?")
             write_text_file(args.crops / f"{name}-{part}{SUFFIX}", crops, {"set": name, "part": part})
         print(f"{name:<14} {', '.join(f'{len(crops):,} {part}' for part, crops in parts.items())}")
+
+
+def wanted(name: str, args: RealTextArgs) -> bool:
+    """Whether ``--sets`` names a set, or none at all."""
+    return not args.sets or name in [part.strip() for part in args.sets.split(",")]
 
 
 def third(document: str) -> str:
@@ -253,7 +264,7 @@ ENGINES: dict[str, Callable[[RealTextArgs], Engine]] = {"ours": ours, "rapidocr"
 
 
 def score(engine: Engine, sets: Sequence[Path], args: RealTextArgs) -> dict[str, Any]:
-    """Exact match of every set with its interval, printed as it comes."""
+    """Exact match of every set with its interval, printed as it comes; ``right`` has a bit for each crop."""
     scores = dict[str, Any]()
     for path in sets:
         name = path.name.removesuffix(f"-{args.part}{SUFFIX}")
@@ -262,10 +273,11 @@ def score(engine: Engine, sets: Sequence[Path], args: RealTextArgs) -> dict[str,
         found = engine(images)
         seconds = time.perf_counter() - start
         plain = _plain_for(name)
-        right = sum(plain(a) == plain(b) for a, b in zip(found, written, strict=True))
+        each = [plain(a) == plain(b) for a, b in zip(found, written, strict=True)]
+        right, bits = sum(each), base64.b64encode(np.packbits(each).tobytes()).decode()
         low, high = wilson(right, len(written))
         scores[name] = {"read": len(written), "exact_match": right / len(written), "exact_match_95": [low, high],
-                        "ms_a_crop": 1000 * seconds / len(written)}  # fmt: skip
+                        "ms_a_crop": 1000 * seconds / len(written), "right": bits}  # fmt: skip
         print(f"{name:<14} {right / len(written):.3f}  ({low:.3f} to {high:.3f}) of {len(written):,}, "
               f"{1000 * seconds / len(written):.1f} ms a crop", flush=True)  # fmt: skip
     return scores
@@ -280,16 +292,18 @@ def _plain_for(name: str) -> Callable[[str], str]:
     return lambda text: re.sub(r"\s", "", text)
 
 
+def chosen_crops(count: int, limit: int) -> np.ndarray:
+    """Which crops of a set are read, and in which order."""
+    return np.random.default_rng(0).permutation(count)[:limit] if limit and count > limit else np.arange(count)
+
+
 def read_crops(path: Path, limit: int) -> tuple[list[np.ndarray], list[str]]:
     """Pixels and texts of a file of crops, evenly chosen where there are more than ``limit``."""
     from mlx_pixword.data.text_file import TextFile
 
     source = TextFile(path)
-    chosen = np.arange(len(source))
-    if limit and len(chosen) > limit:
-        chosen = chosen[np.random.default_rng(0).permutation(len(chosen))[:limit]]
     images, texts = list[np.ndarray](), list[str]()
-    for index in chosen.tolist():
+    for index in chosen_crops(len(source), limit).tolist():
         picture, text = source.parts(index)
         images.append(picture.rgb(2**15))  # type: ignore[union-attr]
         texts.append(str(text))
