@@ -24,4 +24,6 @@ def train(out: Path, *flags: object, steps: int = 3) -> list[dict[str, Any]]:
 def untimed(out: Path) -> list[dict[str, Any]]:
     """Metrics of a run without clocks and memory."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in m.items() if k not in ("tokens_per_second", "peak_gb", "active_gb")} for m in lines]
+    return [
+        {k: v for k, v in m.items() if k not in ("tokens_per_second", "seconds", "peak_gb", "active_gb")} for m in lines
+    ]

@@ -90,10 +90,15 @@ def test_presets_are_as_printed(name: str) -> None:
 def test_the_formula_counts_parameters(name: str) -> None:
     a = preset_args(name)
     d, k, v = a.hidden_size, a.num_pix, a.vocab_size
-    kv = a.num_kv_heads * a.head_size
-    layer = 2 * d**2 + 2 * d * kv + 3 * d * a.intermediate_size + 2 * d
-    plain = v * d + (k + 1) * d + (v + k) * d + d + (a.image_layers + a.num_layers) * layer
-    assert count(a) == (plain + (2 * 27 * d if a.factored_colors else 0), plain)
+    e = a.image_hidden_size or d
+
+    def layers(count: int, a: ModelArgs, d: int) -> int:
+        return count * (2 * d**2 + 2 * d * a.num_kv_heads * a.head_size + 3 * d * a.intermediate_size + 2 * d)
+
+    plain = v * d + (k + 1) * e + (v + k) * d + d + layers(a.image_layers, a.image, e) + layers(a.num_layers, a, d)
+    plain += (e * d if e != d else 0) + (a.window_size**2 * e * d if a.summary == "concat" else 0)
+    features = (27 if a.sine_color_scale else 3) * e + 27 * d
+    assert count(a) == (plain + (features if a.factored_colors else 0), plain)
 
 
 def test_the_program_on_the_page_prints_what_the_table_says() -> None:

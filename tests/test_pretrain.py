@@ -37,7 +37,10 @@ def train(out: Path, *flags: object, steps: int = 3) -> list[dict[str, float]]:
 
 def untimed(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
     """Metrics without clocks and memory."""
-    return [{k: v for k, v in m.items() if k not in ("tokens_per_second", "peak_gb", "active_gb")} for m in metrics]
+    return [
+        {k: v for k, v in m.items() if k not in ("tokens_per_second", "seconds", "peak_gb", "active_gb")}
+        for m in metrics
+    ]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

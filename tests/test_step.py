@@ -107,6 +107,15 @@ def test_the_learning_rate_warms_up_and_decays(schedule: str) -> None:
     assert all(a >= b - 1e-7 for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_a_stable_rate_falls_in_the_last_part_alone() -> None:
+    rate = make_schedule(0.5, TrainArgs(steps=100, warmup=10, schedule="wsd", decay_share=0.25, final_fraction=0.1))
+    rates = [float(rate(mx.array(n, mx.uint64))) for n in range(101)]  # the type of an optimiser's step
+    assert rates[5] == pytest.approx(0.25) and rates[10:76] == pytest.approx([0.5] * 66)
+    assert rates[75:] == pytest.approx(np.linspace(0.5, 0.05, 26).tolist(), abs=1e-6)
+    longer = make_schedule(0.5, TrainArgs(steps=1000, warmup=10, schedule="wsd", decay_share=0.25, final_fraction=0.1))
+    assert [float(longer(mx.array(n, mx.uint64))) for n in range(75)] == rates[:75]  # it can be ended early
+
+
 def test_a_short_run_still_warms_up_and_ends_low() -> None:
     rate = make_schedule(1.0, TrainArgs(steps=3, warmup=100))
     assert float(rate(mx.array(0))) == pytest.approx(1.0)  # a tenth of three steps is none

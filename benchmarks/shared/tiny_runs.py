@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-CLOCKS = ("tokens_per_second", "peak_gb", "active_gb")  # of metrics: what depends on the machine's mood
+CLOCKS = ("tokens_per_second", "seconds", "peak_gb", "active_gb")  # of metrics: what depends on the machine's mood
 NEARLY = 1e-3  # of the largest number, where sums have no fixed order
 SETTINGS = {
     "image-size": 24, "window-size": 4, "hidden-size": 16, "num-heads": 2, "num-kv-heads": 1, "num-layers": 1,

@@ -33,6 +33,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "upw-120m": _PAPER,  # the paper's: images alone
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
+    "reader": {  # ours: reads small text and draws nothing; scripts/train_reader.py trains it
+        "vocab_size": 340, "fold_factor": 32, "image_size": 160, "window_size": 4, "hidden_size": 160, "num_heads": 5,
+        "num_kv_heads": 5, "num_layers": 5, "image_layers": 1, "intermediate_size": 384, "max_seq_len": 1664,
+        "qk_norm": True, "factored_colors": True, "linear_color_scale": 0.5, "sine_color_scale": 0.0,
+        "positions": "grid", "summary": "concat", "image_hidden_size": 32, "image_num_heads": 2,
+        "image_num_kv_heads": 2, "image_intermediate_size": 64, "data": ["text"], "text_heights": "4-32",
+        "text_length": 12, "text_curriculum": 500_000, "batch_tokens": 2000, "group_size": 1024, "pack": False,
+        "optimizer": "muon", "learning_rate": 0.003, "image_lr_scale": 0.2, "zero_init": True, "weight_decay": 0.0,
+        "word_weight": 1.0, "boundary_weight": 0.0, "dense_weight": 0.0, "warmup": 100, "schedule": "wsd",
+        "steps": 200_000, "accumulate": 2, "eval_every": 500, "eval_documents": 300, "draw_images": 0,
+        "save_every": 2000, "save_minutes": 10.0, "keep": 2,
+    },
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ class TrainArgs:
 
     out: Path = setting(Path("runs/pretrain"), "folder of the run", metavar="DIR")
     steps: int = setting(1000, "optimiser steps")
+    minutes: float = setting(0.0, "stop after so many minutes, with a checkpoint to go on from; 0: at the end alone")
     epochs: float | None = setting(None, "passes over the data, in place of --steps")
     seed: int = setting(0, "seed of the weights, the data's order and the samples")
     resume: bool = setting(False, "go on from the newest checkpoint in --out")
@@ -21,7 +22,12 @@ class TrainArgs:
     muon_learning_rate: float = setting(0.02, "peak learning rate of Muon")
     image_lr_scale: float = setting(1.0, "learning rate of the image block's hidden matrices, relative to the others'")
     warmup: int = setting(100, "steps of linear warm-up (at most a tenth of the run)")
-    schedule: str = setting("cosine", "decay after the warm-up", choices=("cosine", "linear"))
+    schedule: str = setting(
+        "cosine",
+        "decay after the warm-up; wsd: none, until the last part of the run (--decay-share)",
+        choices=("cosine", "linear", "wsd"),
+    )
+    decay_share: float = setting(0.2, "with wsd: share of the steps, at the end, over which the rate falls linearly")
     final_fraction: float = setting(0.02, "learning rate at the end, as a fraction of the peak")
     weight_decay: float = setting(0.01, "weight decay of hidden matrices")
     clip_norm: float = setting(1.0, "gradients are scaled down to this norm")
@@ -56,11 +62,12 @@ class TrainArgs:
         for name in (
             *("seed", "warmup", "eval_documents", "sample_images", "draw_images", "window_chunk", "keep"),
             *("weight_decay", "word_weight", "boundary_weight", "dense_weight", "pixel_queries", "final_fraction"),
-            "free_memory_gb",
-            "save_minutes",
+            *("free_memory_gb", "save_minutes", "minutes"),
         ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
+        if not 0 < self.decay_share <= 1:
+            raise PixWordError(f"decay_share must lie above 0 and at most at 1, got {self.decay_share}")
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
             raise PixWordError(f"epochs must be positive, got {self.epochs}")
         for name in ("learning_rate", "muon_learning_rate", "image_lr_scale", "clip_norm", "rank_timeout"):

@@ -22,8 +22,8 @@ _FIXED = (
 )  # fmt: skip
 # These change how, where or how long a run goes on, and nothing of what it has learnt.
 _FREE = (
-    "out", "epochs", "resume", "data", "images", "allow_outside", "tokenizer", "cache", "text_words", "fonts",
-    "threads", "streams", "zero_init", "log_every", "eval_every", "save_every", "save_minutes",
+    "out", "epochs", "minutes", "resume", "data", "images", "allow_outside", "tokenizer", "cache", "text_words",
+    "fonts", "threads", "streams", "zero_init", "log_every", "eval_every", "save_every", "save_minutes",
     "sample_images", "draw_images", "report_to", "max_bad", "keep", "keep_best", "cache_gb", "max_nonfinite",
     "free_memory_gb", "decode_seconds", "rank_timeout", "init", "language_from", "patience",
 )  # fmt: skip

@@ -13,13 +13,29 @@ Schedule = Callable[[float, TrainArgs], Any]
 
 
 def make_schedule(peak: float, args: TrainArgs) -> Callable[[mx.array], mx.array]:
-    """Learning rate by step: linear warm-up, then cosine or linear decay to ``final_fraction`` of the peak."""
+    """Learning rate by step: linear warm-up, then cosine or linear decay to ``final_fraction`` of the peak.
+
+    With wsd (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395) the rate is the peak until the last part of the
+    run. What comes before does not depend on the number of steps, so a long run can be ended early from any checkpoint.
+    """
     warmup = min(args.warmup, args.steps // 10)
     decay, end = max(1, args.steps - warmup), peak * args.final_fraction
-    falling = (
-        optim.cosine_decay(peak, decay, end) if args.schedule == "cosine" else optim.linear_schedule(peak, end, decay)
-    )
+    if args.schedule == "wsd":
+        falling = _stable_then_falling(peak, end, decay, max(1, min(decay, round(args.decay_share * args.steps))))
+    elif args.schedule == "cosine":
+        falling = optim.cosine_decay(peak, decay, end)
+    else:
+        falling = optim.linear_schedule(peak, end, decay)
     return optim.join_schedules([optim.linear_schedule(0.0, peak, warmup), falling], [warmup]) if warmup else falling
+
+
+def _stable_then_falling(peak: float, end: float, steps: int, over: int) -> Callable[[mx.array], mx.array]:
+    falling, start = optim.linear_schedule(peak, end, over), steps - over
+
+    def rate(step: mx.array) -> mx.array:
+        return falling(mx.maximum(step, start) - start)  # steps are unsigned
+
+    return rate
 
 
 def make_optimizer(args: TrainArgs, schedule: Schedule | None = None) -> optim.Optimizer:

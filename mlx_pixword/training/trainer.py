@@ -68,12 +68,13 @@ def _train(run: Run, stopper: Stopper) -> Path | None:
         enough = stopper.requested = has_stopped_learning(run)
         for step, stopping in _steps(run, stopper, reporter):
             done = step == train.steps
+            stopper.requested |= 0 < 60 * train.minutes < time.perf_counter() - start  # all ranks hear of it
             if done or step % train.eval_every == 0:
                 release_memory()  # evaluation allocates unlike a step: before it, or both would add up, and after it
                 evaluate_run(run, reporter)
                 release_memory()
                 enough = has_stopped_learning(run)
-                stopper.requested |= enough  # all ranks hear of it in the next step
+                stopper.requested |= enough
             if done or stopping or step % train.save_every == 0 or timer.seconds > 60 * train.save_minutes > 0:
                 stopper.saved = _save(run)
                 timer.restart()
@@ -163,7 +164,8 @@ def _log(run: Run, reporter: Reporter | None, norm: float, watch: Stopwatch) -> 
     progress = run.progress
     if reporter:
         metrics = mean_losses(progress.sums)
-        metrics |= {"grad_norm": norm, "tokens_per_second": progress.tokens / watch.seconds}
+        seconds = watch.seconds
+        metrics |= {"grad_norm": norm, "tokens_per_second": progress.tokens / seconds, "seconds": seconds}
         metrics |= {
             "learning_rate": _rate(run.optimizer),
             "peak_gb": mx.get_peak_memory() / 1e9,
