@@ -333,18 +333,27 @@ def test_padded_rows_say_nothing(small_model: Callable[..., PixWordModel]) -> No
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
 
-def test_only_elements_that_count_reach_the_softmax(small_model: Callable[..., PixWordModel]) -> None:
-    """Without a weight on windows' first pixels, sums of words and their gradients are those of all logits."""
-    model = small_model(vocab_size=V, window_size=2, image_size=8)
+@pytest.mark.parametrize("options", [{}, {"positions": "grid"}, {"no_rope_every": 2}])
+@pytest.mark.parametrize("pixel_queries", [0, 1])
+def test_only_elements_that_count_reach_the_softmax(
+    small_model: Callable[..., PixWordModel], options: dict[str, object], pixel_queries: int
+) -> None:
+    """Without a weight on windows' first pixels, sums of words and their gradients are those of all logits.
+
+    Of the last layer too, whose queries, output and feed-forward are computed for these elements alone.
+    """
+    model = small_model(vocab_size=V, window_size=2, image_size=8, **options)
     rows = [[document([7, 8], image(3, 4))], [document(image(5, 2), [9]), document([6])]]
-    batch = collate(rows, model.args, boundary=False)
+    batch = collate(rows, model.args, boundary=False, pixel_queries=pixel_queries)
     words = batch.scored_targets
-    assert words is not None and int(mx.sum(words != NO_TARGET)) == 5 + 4 + 2 and len(words) == 16
+    assert words is not None and int(mx.sum(words != NO_TARGET)) == 5 + 4 + 2 and words.shape == (2, 8)
 
     def loss(scored: bool) -> Callable[[dict[str, object]], mx.array]:
         def value(parameters: dict[str, object]) -> mx.array:
             model.update(parameters)
-            return loss_sums(*(model.scored if scored else model.forward)(batch), batch, V).word_nats
+            logits, labels = (model.scored(batch), batch.counted) if scored else (model.forward(batch), batch)
+            sums = loss_sums(*logits, labels, V)
+            return sums.word_nats + sums.dense_nats
 
         return value
 

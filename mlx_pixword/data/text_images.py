@@ -39,6 +39,7 @@ class TextStyle:
         clutter: share of crops at whose edges other text or a rule intrudes.
         distort: share of crops that may have noise, blur, JPEG or a small turn.
         length: characters of the longest string.
+        slack: of margins, as a share of up to 8 pixels at the left and at the right and 4 above and below.
         curriculum: documents over which the longest string grows from 2 characters to its full length.
     """
 
@@ -48,6 +49,7 @@ class TextStyle:
     clutter: float = 0.2
     distort: float = 1.0
     length: int = TEXT_LENGTH
+    slack: float = 1.0
     curriculum: int = 0
 
 
@@ -163,7 +165,7 @@ class TextSource:
         kind, text, face, width = self._fitting(height, angle, self.longest(index), r)
         neighbors = self._neighbors(height, width, r) if r.random() < self.style.clutter else ()
         ink, paper = _colors(contrast, r)
-        place = _place(height, width, self.image_size, neighbors, r)
+        place = _place(height, width, self.image_size, self.style.slack, neighbors, r)
         damage = _damage(self.style.distort, height, r)
         looks = Looks(height, width, *place, pick(r, KERNELS), ink, paper, angle, neighbors, **damage)
         return TextCrop(text, kind, face, contrast, looks, f"text {index}")
@@ -228,19 +230,19 @@ def _angle(r: Random) -> float:
 
 
 def _place(
-    height: float, width: float, image_size: int, neighbors: Sequence[tuple[str, str, float]], r: Random
+    height: float, width: float, image_size: int, slack: float, neighbors: Sequence[tuple[str, str, float]], r: Random
 ) -> tuple[tuple[int, int], float, float]:
     """Size of the crop ``(h, w)``, left and top of the ink box in it: margins at random, wider beside a neighbour."""
     margins, gaps = dict[str, float](), {side: gap for side, _, gap in neighbors}
-    for side, low, high in (("left", MARGIN, 9), ("right", MARGIN, 9), ("above", 0.5, 4.5), ("below", 0.5, 4.5)):
+    for side, least, most in (("left", MARGIN, 8), ("right", MARGIN, 8), ("above", 0.5, 4), ("below", 0.5, 4)):
         seen = height * (0.1 + 0.25 * r.random())  # of the neighbour
-        margins[side] = gaps[side] + seen if side in gaps else low + (high - low) * r.random()
+        margins[side] = gaps[side] + seen if side in gaps else least + slack * most * r.random()
     size = list[int]()
     for sides, ink in ((("above", "below"), height), (("left", "right"), width)):
         excess = margins[sides[0]] + margins[sides[1]] - (image_size - ink)
         for side in sorted(sides, key=gaps.__contains__):  # a neighbour stays in sight as long as it can
-            least = 0.0 if side in gaps else min(MARGIN, margins[side])
-            taken = max(0.0, min(excess, margins[side] - least))
+            kept = 0.0 if side in gaps else min(MARGIN, margins[side])
+            taken = max(0.0, min(excess, margins[side] - kept))
             margins[side], excess = margins[side] - taken, excess - taken
         size.append(min(image_size, math.ceil(ink + margins[sides[0]] + margins[sides[1]] - 1e-9)))
     return (size[0], size[1]), margins["left"], margins["above"]

@@ -2,10 +2,11 @@
 
 B  rows                  L  elements of a row      U  distinct windows of a batch    N  windows of an image or document
 P  pixels a window       M  query pixels a window  Q  query pixels a row             V  words    K  pix tokens
+c  elements of a row that count in the loss, where not all do
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import mlx.core as mx
 import numpy as np
@@ -28,8 +29,8 @@ class Batch:
         reads: int32 ``[U, 1 + M]``, pixel offsets whose state is needed: the last valid one, then query pixels.
         widths: int32 ``[U]``, valid columns of each window, or None where all are full or the model does not ask.
         segments: int32 ``[B, L]``, the document of an element within its row, or None when a row is one document.
-        scored: int32 ``[n]``, places in ``B L`` of the elements that count in the loss; None: all with a target.
-        scored_targets: int32 ``[n]``, what these predict.
+        scored: int32 ``[B, c]``, places in their row of the elements that count in the loss; None: all with a target.
+        scored_targets: int32 ``[B, c]``, what these predict, or ``NO_TARGET`` for padding.
         query_places: int32 ``[B, Q]``, the element whose window a query pixel belongs to; None without query pixels.
         query_states: int32 ``[B, Q]``, where its state lies among the ``U (1 + M)`` reads.
         query_targets: int32 ``[B, Q]``, the unified id of the next pixel.
@@ -65,6 +66,11 @@ class Batch:
         targets = sum(len(d) - (not d.closed) - d.masked for row in self.documents for d in row)
         dense = sum(d.pixels_inside() for row in self.documents for d in row)
         return targets + (dense if self.query_places is not None else 0)
+
+    @property
+    def counted(self) -> "Batch":
+        """This batch with the targets of what `PixWordModel.scored` returns."""
+        return self if self.scored_targets is None else replace(self, targets=self.scored_targets)
 
     @property
     def num_tokens(self) -> int:
@@ -139,13 +145,13 @@ def collate(
 
 
 def _scored_words(targets: np.ndarray, num_words: int, round_up: Callable[[int], int]) -> dict[str, np.ndarray]:
-    """Places and targets of the elements that predict a word; padding has no target."""
-    places = np.flatnonzero((targets != NO_TARGET) & (targets < num_words))
-    padding = (0, round_up(len(places)) - len(places))
-    return {
-        "scored": np.pad(places, padding).astype(np.int32),
-        "scored_targets": np.pad(targets.ravel()[places], padding, constant_values=NO_TARGET).astype(np.int32),
-    }
+    """Places and targets ``[B, c]`` of the elements that predict a word; padding is at place 0 and has no target."""
+    counts = (targets != NO_TARGET) & (targets < num_words)
+    size = min(round_up(int(counts.sum(axis=1).max())), targets.shape[1])
+    places = np.argsort(~counts, axis=1, kind="stable")[:, :size]
+    used = np.take_along_axis(counts, places, axis=1)
+    found = np.where(used, np.take_along_axis(targets, places, axis=1), NO_TARGET)
+    return {"scored": np.where(used, places, 0).astype(np.int32), "scored_targets": found.astype(np.int32)}
 
 
 def choose_offsets(lengths: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -206,6 +206,13 @@ class Layer(nn.Module):
         """The whole layer: ``[B, L, D]`` to ``[B, L, D]``."""
         return self._recomputed(self._whole)(x, rotary, mask, cache)
 
+    def read_out(self, x: mx.array, places: mx.array, q_rotary: mx.array, rotary: mx.array, mask: mx.array) -> mx.array:
+        """The layer for elements at ``places [B, c]`` of ``x [B, L, D]`` alone: ``[B, c, D]``; keys and values of all.
+
+        ``mask`` is boolean ``[B, 1, c, L]``, True where an element sees a key.
+        """
+        return self._recomputed(self._read_out)(x, places, q_rotary, rotary, mask)
+
     def windowed(
         self, x: mx.array, projected: Sequence[mx.array] = (), reads: mx.array | None = None,
         rotary: mx.array | None = None, places: mx.array | None = None,
@@ -229,6 +236,14 @@ class Layer(nn.Module):
 
     def _whole(self, x: mx.array, rotary: mx.array, mask: mx.array | str | None, cache: Any) -> mx.array:
         return self._combine(x, *self.project(x), rotary, rotary, mask, cache)
+
+    def _read_out(
+        self, x: mx.array, places: mx.array, q_rotary: mx.array, rotary: mx.array, mask: mx.array
+    ) -> mx.array:
+        y, places = rms_norm(self.attention_norm, x), places[..., None]
+        q = self.attention.queries(mx.take_along_axis(y, places, axis=1))
+        rows = mx.take_along_axis(x, places, axis=1)
+        return self._combine(rows, q, *self.attention.keys_values(y), q_rotary, rotary, mask)
 
     def _combine(self, x: mx.array, *attention_inputs: Any) -> mx.array:
         return self._feed(x + self.attention(*attention_inputs))

@@ -30,15 +30,14 @@ def loss_sums(logits: mx.array, query_logits: mx.array | None, batch: Batch, num
     """Sums of a batch: words, boundary pixels, and query pixels where there are any.
 
     Args:
-        logits: float32 ``[B, L, V + K]``, of all elements, or ``[n, V + K]``, of those that count.
+        logits: float32 ``[B, L, V + K]``, of all elements that the batch has targets for.
         query_logits: float32 ``[B, Q, V + K]``, or None.
-        batch: with its targets.
+        batch: with its targets; `Batch.counted` for the logits of `PixWordModel.scored`.
         num_words: ``V``.
 
     Source: docs/model.md, "Boundary objective" and "Dense objective".
     """
-    scored = None if logits.ndim == 3 else batch.scored_targets
-    sums = boundary_sums(logits, batch.targets if scored is None else scored, num_words)
+    sums = boundary_sums(logits, batch.targets, num_words)
     if query_logits is None or batch.query_targets is None or batch.query_weights is None:
         return sums
     nats, pixels = query_sums(query_logits, batch.query_targets, batch.query_weights)

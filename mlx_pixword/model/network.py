@@ -3,7 +3,7 @@
 B  rows of a batch             L  elements of a row                     D  hidden size
 U  distinct windows            P  pixels a window, w * w                 R  pixels that are read out of a window
 H  query heads, G  key heads   d  head size, D / H                       V  words, K  pix tokens
-Q  query pixels a row: predicted besides the windows' first pixels
+Q  query pixels a row: predicted besides the windows' first pixels      c  elements of a row that count in the loss
 
 Source: Leung & Wang, arXiv 2605.14028. The distinct windows, and what `ImageBlock` saves, are exact: the same function
 for less work. `exact_savings = False` runs the plain path, which the tests compare.
@@ -88,15 +88,31 @@ class PixWordModel(nn.Module):
         return self.logits(x), None if z is None else self.logits(z)
 
     def scored(self, batch: Batch, states: mx.array | None = None) -> tuple[mx.array, mx.array | None]:
-        """The same, of the elements that count in the loss alone where not all do: ``[n, V + K]``, see `Batch.scored`.
+        """The same, of the elements that count in the loss alone where not all do: ``[B, c, V + K]``, `Batch.scored`.
 
-        An exact saving: at thousands of pix tokens the softmax costs as much as the layers, and in a batch that learns
-        to read few elements have a target that counts.
+        An exact saving: in a batch that learns to read few elements have a target that counts, so the others need
+        neither the softmax over all pix tokens nor, of the last layer, more than their keys and values.
         """
         if batch.scored is None:
             return self.forward(batch, states)
-        x, z = self.read_all(batch, self.window_states(batch) if states is None else states)
-        return self.logits(x.reshape(-1, x.shape[-1])[batch.scored]), None if z is None else self.logits(z)
+        states = self.window_states(batch) if states is None else states
+        if batch.query_places is None:
+            return self.logits(self._read_out(batch, states, batch.scored)), None
+        x, z = self.read_all(batch, states)
+        return self.logits(mx.take_along_axis(x, batch.scored[..., None], axis=1)), None if z is None else self.logits(
+            z
+        )
+
+    def _read_out(self, batch: Batch, states: mx.array, places: mx.array) -> mx.array:
+        """The language block for elements at ``places [B, c]`` alone: ``[B, c, D]``, normalised."""
+        x, rotary = self.embed(batch, states[:, 0]).astype(self._args.compute_dtype), self._rotary(batch.positions)
+        for n, layer in enumerate(self.layers[:-1]):
+            x = layer(x, self._of_layer(n, rotary), sequence_mask(batch))
+        rotary = self._of_layer(len(self.layers) - 1, rotary)
+        of_places = mx.take_along_axis(rotary, places[None, :, None, :, None], axis=3)
+        starts, keys = mx.take_along_axis(batch.starts, places, axis=1), mx.arange(x.shape[1])
+        seen = (keys >= starts[..., None]) & (keys <= places[..., None])  # [B, c, L]
+        return rms_norm(self.norm, self.layers[-1].read_out(x, places, of_places, rotary, seen[:, None]))
 
     def read_all(self, batch: Batch, states: mx.array) -> tuple[mx.array, mx.array | None]:
         """As `read`, and ``[B, Q, D]`` of the query pixels, if there are any: `logits` of both are still to be made."""

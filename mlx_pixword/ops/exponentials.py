@@ -58,7 +58,7 @@ def exp(x: mx.array) -> mx.array:
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """``gate / (1 + e^-gate) * up``."""
     if polynomials_pay(gate.size) and gate.dtype == mx.float32:
-        return _swiglu(gate, up)
+        return _swiglu(gate, up)[0]
     # MLX compiles nn.silu, on Linux by g++ into a folder that may be another user's, and nothing is won there.
     return (gate * mx.sigmoid(gate) if mx.default_device() == mx.cpu else nn.silu(gate)) * up
 
@@ -77,15 +77,19 @@ def logsumexp(x: mx.array) -> mx.array:
 
 
 @custom
-def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return gate * _sigmoid(gate) * up
+def _swiglu(gate: mx.array, up: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """The result, and what its gradient is made of: the polynomial costs more than what keeping it takes."""
+    sigmoid = _sigmoid(gate)
+    silu = gate * sigmoid
+    return silu * up, sigmoid, silu
 
 
 @_swiglu.vjp
-def _swiglu_vjp(inputs: list[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
-    gate, up = inputs
-    sigmoid = _sigmoid(gate)  # again, so that nothing but the inputs is kept
-    silu = gate * sigmoid
+def _swiglu_vjp(
+    inputs: list[mx.array], cotangents: list[mx.array], outputs: list[mx.array]
+) -> tuple[mx.array, mx.array]:
+    _, up = inputs
+    cotangent, (_, sigmoid, silu) = cotangents[0], outputs
     return cotangent * up * (sigmoid + silu * (1 - sigmoid)), cotangent * silu
 
 

@@ -103,7 +103,7 @@ def _objective(model: PixWordModel, args: TrainArgs) -> Objective:
         arrays: dict[str, mx.array], normalizer: mx.array, states: mx.array | None = None
     ) -> tuple[mx.array, LossSums]:
         batch = Batch(**arrays)  # type: ignore[arg-type]
-        sums = loss_sums(*model.scored(batch, states), batch, model.args.vocab_size)
+        sums = loss_sums(*model.scored(batch, states), batch.counted, model.args.vocab_size)
         return weighted_loss(sums, normalizer, args.word_weight, args.boundary_weight, args.dense_weight), sums
 
     return objective
