@@ -67,16 +67,14 @@ class Strings:
         self.kinds, self.held_out = tuple(kinds), held_out
         chosen = built_in_words() if words is None else words
         self.words_digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest() if "words" in kinds else ""
-        self._words = sorted(
-            {word for word in chosen if reserved(word) == held_out}, key=lambda word: (len(word), word)
-        )
-        self._lengths = [len(word) for word in self._words]
-        if "words" in kinds and not self._words:
+        self.words = sorted({word for word in chosen if reserved(word) == held_out}, key=lambda word: (len(word), word))
+        self._lengths = [len(word) for word in self.words]
+        if "words" in kinds and not self.words:
             raise PixWordError(f"none of {len(chosen)} words is on the {'held-out' if held_out else 'training'} side")
 
     def shortest(self, kind: str) -> str:
         """A string of the kind that is as short as any: what must fit."""
-        return self._words[0].upper() if kind == "words" else _SHORTEST[kind]
+        return self.words[0].upper() if kind == "words" else _SHORTEST[kind]
 
     def kinds_within(self, limit: int) -> tuple[str, ...]:
         """Kinds that have strings of at most ``limit`` characters; if none has, those with the shortest strings."""
@@ -88,7 +86,7 @@ class Strings:
         """A string of a kind; at most ``limit`` characters, where the kind has such strings."""
         limit = max(limit, 2 if kind == "numbers" else len(self.shortest(kind)))
         if kind == "words":
-            return _cased(self._words[int(r.random() * bisect_right(self._lengths, limit))], r)
+            return _cased(self.words[int(r.random() * bisect_right(self._lengths, limit))], r)
         make = {"numbers": _number, "prices": _price, "dates": _date, "times": _time, "codes": _code}[kind]
         for _ in range(TRIES):
             text = make(limit, r)

@@ -26,7 +26,7 @@ class Calibration:
 
     def __call__(self, log_probability: float) -> float:
         """A confidence, 0..1, from a natural-log probability."""
-        odds = self.slope * _logit(log_probability) + self.offset
+        odds = self.slope * log_odds(log_probability) + self.offset
         return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
 
     def to_dict(self) -> dict[str, float]:
@@ -49,7 +49,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e6
 
 
-def _logit(log_probability: float) -> float:
+def log_odds(log_probability: float) -> float:
     """``ln(p / (1 - p))``, bounded where a float's ``p`` is 0 or 1."""
     p = min(max(math.exp(log_probability), 1e-300), 1 - 1e-16)
     return math.log(p) - math.log1p(-p)

@@ -31,10 +31,11 @@ from .safetensors import read_header, read_safetensors
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
 TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
 SHARD_BYTES = 5 * 10**9
+SHIPPED = Path(__file__).parents[1] / "pretrained" / "reader"  # the model that comes with the library
 
 
 def load(
-    path_or_repo: str | Path,
+    path_or_repo: str | Path | None = None,
     *,
     revision: str | None = None,
     dtype: str | None = None,
@@ -44,7 +45,8 @@ def load(
     """Load a model and its processor.
 
     Args:
-        path_or_repo: a model directory, or a repository on the hub such as ``owner/name``.
+        path_or_repo: a model directory, or a repository on the hub such as ``owner/name``; by default the reader that
+            comes with the library.
         revision: branch, tag or commit of a repository.
         dtype: compute type instead of the configuration's: float32, bfloat16, float16 or auto.
         master: keep the weights in float32 whatever the compute type, as training needs.
@@ -57,7 +59,7 @@ def load(
         >>> model, processor = pw.load("runs/plates/final")
     """
     outlive_this_thread()
-    folder = locate(path_or_repo, revision)
+    folder = shipped_reader(revision) if path_or_repo is None else locate(path_or_repo, revision)
     _check_kinds(folder)
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
     args, shards = ModelArgs.from_dict(config), _shards(folder)
@@ -76,11 +78,12 @@ def load(
 
 
 def save_model(
-    model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path, beside: Mapping[str, bytes] | None = None
-) -> Path:
+    model: PixWordModel, tokenizer: Tokenizer | None, directory: str | Path, beside: Mapping[str, bytes] | None = None,
+    half: bool = False,
+) -> Path:  # fmt: skip
     """Write a model directory; it appears complete or not at all. Factored colours become plain tables.
 
-    ``beside`` are other files by their path in it, such as a model card.
+    ``beside`` are other files by their path in it, such as a model card. With ``half`` all floats are float16.
 
     Raises:
         PixWordError: the directory exists and is not empty.
@@ -99,6 +102,7 @@ def save_model(
         if (how := quantized.quantization_of(model)) is not None:
             config |= {quantized.KEY: how, "quantization_config": how}  # both, as mlx-lm has it
             weights = {name: _small(name, array) for name, array in weights.items()}
+        weights = {name: _half(name, array) for name, array in weights.items()} if half else weights
         files.write_file(draft / "config.json", lambda file: file.write(_json(config)))
         _save_weights(weights, draft)
         if tokenizer is not None:
@@ -120,6 +124,18 @@ def locate_model(path_or_repo: str | Path, revision: str | None = None) -> tuple
     _check_kinds(folder)
     config = _read_config(folder / "config.json")
     return folder, ModelArgs.from_dict(config), _trained_queries(config)
+
+
+def shipped_reader(revision: str | None = None) -> Path:
+    """The folder of the model that comes with the library."""
+    if revision is not None:
+        raise PixWordError(f"revision {revision} is of a repository on the hub; give the repository too")
+    if not (SHIPPED / "config.json").is_file():
+        raise PixWordError(
+            "this copy of mlx-pixword comes without its reader; name a model: --model DIR_OR_REPO, in Python "
+            "pw.load(DIR_OR_REPO)"
+        )
+    return SHIPPED
 
 
 def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
@@ -221,6 +237,14 @@ def _small(name: str, array: mx.array) -> mx.array:
     """What a quantised model directory keeps: tables and scales in float16, norms and other layers as they are."""
     keeps = array.dtype == mx.uint32 or "norm." in name or name.endswith("_proj.weight")
     return array if keeps else array.astype(mx.float16)
+
+
+def _half(name: str, array: mx.array) -> mx.array:
+    if array.dtype == mx.uint32:
+        return array
+    if not mx.isfinite(array.astype(mx.float16)).all().item():
+        raise PixWordError(f"weight {name} has values that float16 does not hold; keep the model in float32")
+    return array.astype(mx.float16)
 
 
 def _save_weights(weights: Mapping[str, mx.array], folder: Path) -> None:
