@@ -12,7 +12,7 @@ class Chain:
 
     Args:
         name: what messages call them together.
-        sources: at least one; none of them endless.
+        sources: at least one; none of them endless and none of them a chain.
         unusable, unreadable: see ``Source``; those of the sources are added.
     """
 
@@ -25,7 +25,7 @@ class Chain:
         unusable: Sequence[tuple[str, str]] = (),
         unreadable: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.name, self._sources = name, list(sources)
+        self.name, self.sources = name, list(sources)
         self.captioned = any(source.captioned for source in sources)
         self.unusable = [*unusable, *(entry for source in sources for entry in source.unusable)]
         self.unreadable = [*unreadable, *(e for source in sources for e in getattr(source, "unreadable", []))]
@@ -45,14 +45,14 @@ class Chain:
 
     def texts(self) -> Iterator[str]:
         """See ``Source.texts``."""
-        for source in self._sources:
+        for source in self.sources:
             yield from source.texts()
 
     def digest(self) -> str:
         """See ``Source.digest``."""
-        return digest_of(source.digest() for source in self._sources)
+        return digest_of(source.digest() for source in self.sources)
 
     def _place(self, index: int) -> tuple[Source, int]:
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._sources[number], index - (int(self._ends[number - 1]) if number else 0)
+        return self.sources[number], index - (int(self._ends[number - 1]) if number else 0)

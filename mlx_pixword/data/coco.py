@@ -71,6 +71,14 @@ class CaptionObject:
         """See ``Source.digest``: the file's bytes."""
         return self._digest
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """What each document is made of: an image's name and a caption."""
+        return (("\0".join(document), -1) for document in self._documents)
+
+    def label(self, index: int) -> str:
+        """What a message calls a document."""
+        return f"a caption of {self._documents[index][0]}"
+
 
 def _coco(value: dict[str, Any]) -> list[tuple[str, str]]:
     try:

@@ -8,6 +8,7 @@ from .archives import is_hidden
 from .names import stays_inside
 
 LINKED_FOLDER = "a link to a folder, give that folder itself"
+APPEARED = "appeared since the run began"
 LEADS_OUT = "a link that leads out of the folder; pass --allow-outside if you trust it"
 
 

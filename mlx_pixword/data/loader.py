@@ -18,6 +18,7 @@ from ..model.document import BOS, END_IMAGE, IMAGE, Document, ImageTokens, make_
 from .base import Picture, Source, is_captioned
 from .cache import TokenCache
 from .decoders import Decoders, decode_here
+from .known import Vanished
 from .pack import Row, plan_batches
 from .skips import SkipLog, SkipNotes
 
@@ -128,6 +129,9 @@ class Loader:
         local = index - (int(self._ends[number - 1]) if number else 0)
         try:
             parts = source.parts(local)
+        except Vanished as error:
+            encoder.skips.skip(f"{source.name}, document {local}", str(error), bad=False)
+            return []
         except PixWordError as error:  # a malformed text or reference costs its document, and not the run
             encoder.skips.tried()
             encoder.skips.skip(f"{source.name}, document {local}", str(error))

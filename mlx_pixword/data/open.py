@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import PixWordError
+from ..common.files import expand
 from ..config.data import BUILT_IN, TEXT_CONTRAST, TEXT_HEIGHTS, DataArgs, check_kinds, limits
 from ..inputs.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ..model.document import SPECIAL_WORDS
 from .base import Source
 from .fonts import find_faces
+from .known import Inventory, Names, as_known, take_inventory
 from .mixed import MixedSource
 from .plates import PlateSource
 from .sources import open_source
@@ -22,18 +24,34 @@ from .text_sample import sample_texts
 
 @dataclass(frozen=True)
 class Split:
-    """What to train on and what to hold out: sources with the global indices used, or None for all."""
+    """What to train on and what to hold out.
+
+    Attributes:
+        train, heldout: sources.
+        train_indices, heldout_indices: the global indices that are used, or None for all.
+        names: what the folders and archives of each source hold; empty for built-in data.
+        differences: between the data and what the run knows of it, a line each.
+    """
 
     train: Sequence[Source]
     heldout: Sequence[Source]
     train_indices: np.ndarray | None = None
     heldout_indices: np.ndarray | None = None
+    names: Sequence[Names] = ()
+    differences: Sequence[str] = ()
+
+    def inventories(self) -> list[Inventory]:
+        """What the sources hold, as a run keeps it."""
+        return [take_inventory(source, names) for source, names in zip(self.train, self.names, strict=False)]
 
 
-def open_split(args: DataArgs, seed: int, heldout: int, image_size: int = 64) -> Split:
+def open_split(
+    args: DataArgs, seed: int, heldout: int, image_size: int = 64, known: Sequence[Inventory | None] | None = None
+) -> Split:
     """Open a run's sources and hold out ``heldout`` documents, at most a tenth.
 
-    What is built in is split by string, and text by family of faces too; ``image_size`` is what text has to fit.
+    What is built in is split by string, and text by family of faces too; ``image_size`` is what text has to fit. Of
+    files, the documents are those ``known`` to the run, where that is given.
     """
     names = args.data or ["plates"]
     if set(names) <= set(BUILT_IN):
@@ -44,11 +62,21 @@ def open_split(args: DataArgs, seed: int, heldout: int, image_size: int = 64) ->
             f"--data {inside[0]} is built in and endless, and cannot be mixed with files; write it to a file first "
             f"(scripts/make_{inside[0]}.py), or write ./{inside[0]} for a folder of that name"
         )
-    sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
+    if known is None or len(known) != len(args.data):
+        known = [None] * len(args.data)
+    sources, noted, differences = list[Source](), list[Names](), list[str]()
+    for path, inventory in zip(args.data, known, strict=True):
+        found = Names(expand(Path(path)), inventory.names if inventory else None)
+        source = open_source(Path(path), args.images, args.allow_outside, found)
+        if inventory is not None:
+            source, notes = as_known(source, found, inventory)
+            differences += notes
+        sources.append(source)
+        noted.append(found)
     total = sum(map(len, sources))
     order = np.random.default_rng((seed, 0)).permutation(total)
     count = min(heldout, -(-total // 10)) if total > 1 else 0
-    return Split(sources, sources, np.sort(order[count:]), np.sort(order[:count]))
+    return Split(sources, sources, np.sort(order[count:]), np.sort(order[:count]), noted, differences)
 
 
 def _built_in(names: Sequence[str], args: DataArgs, seed: int, held_out: bool, image_size: int) -> Source:

@@ -88,6 +88,15 @@ class ParquetFile:
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
         return digest_of([*self._images, self._text, *sizes])
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """What each document is made of: a row of this very file, because rows are not looked into."""
+        digest = self.digest()
+        return ((f"{digest} {row}", -1) for row in range(len(self)))
+
+    def label(self, index: int) -> str:
+        """What a message calls a record."""
+        return f"record {index} of {self._path.name}"
+
     def _document(self, record: dict[str, Any], pictures: list[Any]) -> list[Any]:
         text = record[self._text] if self._text is not None else None
         if self._labels and isinstance(text, int) and 0 <= text < len(self._labels):

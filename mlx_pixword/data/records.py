@@ -53,7 +53,7 @@ class RecordFile:
         self.unusable: list[tuple[str, str]] = []
         self._path, self._resolve, self._to_parts, self._parse_raw = path, resolve, to_parts, parse or parse_json
         self._unit = "record" if scan is scan_array else "line"
-        self._digest = hashlib.sha256()
+        self._digest, self._each = hashlib.sha256(), array("Q")  # of all records; of each
         self._spans = self._index(scan)  # int64 [documents, 3]: first byte, end, number
 
     def __len__(self) -> int:
@@ -84,6 +84,14 @@ class RecordFile:
         """See ``Source.digest``: every record's bytes."""
         return self._digest.hexdigest()
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """What each document is made of: a digest of its record."""
+        return ((f"{digest:016x}", -1) for digest in self._each)
+
+    def label(self, index: int) -> str:
+        """What a message calls a record."""
+        return f"{self._unit} {self._spans[index][2]} of {self._path.name}"
+
     def _index(self, scan: Scan) -> np.ndarray:
         spans = array("q")
         try:
@@ -94,6 +102,7 @@ class RecordFile:
                     self.captioned |= len(parts) == 2 and parts[0] is None and parts[1] is not None
                     spans.extend((start, end, number))
                     self._digest.update(raw)
+                    self._each.frombytes(hashlib.blake2b(raw, digest_size=8).digest())
         except BrokenArray as error:
             raise PixWordError(f"{self._path} is no JSON array of records: {error}") from None
         except OSError as error:

@@ -11,7 +11,7 @@ from ..common.files import append_text, replace_file
 from ..common.settings import named
 from .base import Source
 from .captions import FURTHER
-from .listing import LEADS_OUT, LINKED_FOLDER
+from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER
 from .tar_scan import JOINED
 
 MOST_KINDS = 8  # of files that are left out, in a message
@@ -124,7 +124,7 @@ def _kind(name: str, reason: str) -> str:
     suffix = suffix if len(suffix) <= 20 and suffix.isprintable() else "of an odd name"
     if reason in (LINKED_FOLDER, LEADS_OUT):
         return "links to folders" if reason == LINKED_FOLDER else f"{suffix} (links that lead out)"
-    return "joined archives, read too" if reason == JOINED else suffix
+    return {JOINED: "joined archives, read too", APPEARED: f"{suffix} (new since the run began)"}.get(reason, suffix)
 
 
 class SkipNotes(SkipLog):

@@ -12,6 +12,7 @@ from .base import MAX_TEXT_BYTES, Source
 from .captions import NOT_AN_IMAGE, pair, read_caption
 from .chain import Chain
 from .coco import MAX_BYTES, CaptionObject
+from .known import Names
 from .listing import Listing, list_folder
 from .names import find_file, normal
 from .parquet import ParquetFile
@@ -34,7 +35,9 @@ _MOST_RECORDS = 100  # files that are looked into for captions of a folder's ima
 _LOOKED_AT = 1000  # texts that are searched for references
 
 
-def open_source(path: Path, images: Path | None = None, allow_outside: bool = False) -> Source:
+def open_source(
+    path: Path, images: Path | None = None, allow_outside: bool = False, names: Names | None = None
+) -> Source:
     """Recognise what lies at a path, and open it.
 
     Args:
@@ -44,14 +47,15 @@ def open_source(path: Path, images: Path | None = None, allow_outside: bool = Fa
             ``.pwtext``.
         images: the folder or archive that image references are relative to; by default where the texts lie.
         allow_outside: lets references and links leave that folder.
+        names: notes what folders and archives hold, and may leave out what a run does not know.
 
     Raises:
         PixWordError: nothing there, nothing usable in it, or a malformed file.
     """
     path, images = expand(path), None if images is None else expand(images)
-    suffix = path.suffix.lower()
+    suffix, names = path.suffix.lower(), names or Names(path)
     if path.is_dir():
-        return _open_folder(path, images, allow_outside)
+        return _open_folder(path, images, allow_outside, names)
     if not path.is_file():
         raise PixWordError(f"no file or folder {path}; give {_USABLE}")
     if suffix in _RECORDS:
@@ -61,7 +65,7 @@ def open_source(path: Path, images: Path | None = None, allow_outside: bool = Fa
     if suffix == SUFFIX:
         return TextFile(path)
     if is_archive(path):
-        return _open_archive(path)
+        return _open_archive(path, names)
     if suffix == ".txt":
         return TextFiles(str(path), [path], text_opener(images, allow_outside), [])
     if is_image_name(path.name):
@@ -114,11 +118,12 @@ def _image_folder(path: Path) -> Path:
     return next((place for place in places if place.exists()), folder)
 
 
-def _open_archive(path: Path) -> Images:
+def _open_archive(path: Path, names: Names) -> Images:
     archive = open_archive(path)
-    samples = pair(archive.members, archive.read, by_key=path.suffix.lower() == ".tar")
+    members, unknown = names.of_run(path, archive.members)
+    samples = pair(members, archive.read, by_key=path.suffix.lower() == ".tar")
     foreign = [(f"{path}:{name}", reason) for name, reason in samples.unusable]
-    samples.unusable = archive.unusable + foreign
+    samples.unusable = archive.unusable + foreign + unknown
     if not samples.images:
         raise PixWordError(f"{path} holds no images{_examples(samples.unusable + archive.unreadable)}; give {_USABLE}")
     return Images(
@@ -126,10 +131,12 @@ def _open_archive(path: Path) -> Images:
     )  # fmt: skip
 
 
-def _open_folder(path: Path, images: Path | None, allow_outside: bool) -> Source:
+def _open_folder(path: Path, images: Path | None, allow_outside: bool, names: Names) -> Source:
     if (path / _LLAVA_FILE).is_file():
-        return open_source(path / _LLAVA_FILE, images, allow_outside)
+        return open_source(path / _LLAVA_FILE, images, allow_outside, names)
     listing = list_folder(path, allow_outside)
+    listing.files, unknown = names.of_run(path, listing.files)
+    listing.unusable += unknown
     texts = [file for file in listing.files if file.lower().endswith(".txt")]
     if texts:
         pipes = {text for text in texts if not (path / text).is_file()}  # a pipe never ends
@@ -140,8 +147,8 @@ def _open_folder(path: Path, images: Path | None, allow_outside: bool) -> Source
         return _open_texts(path, texts, images, allow_outside, listing)
     pictures = any(map(is_image_name, listing.files))
     if not pictures and (shards := [f for f in listing.files if is_archive(Path(f)) or f.lower().endswith(_RECORDS)]):
-        return _open_shards(path, shards, images, allow_outside, listing)
-    return _open_images(path, allow_outside, listing)
+        return _open_shards(path, shards, images, allow_outside, listing, names)
+    return _open_images(path, allow_outside, listing, names)
 
 
 def _are_documents(path: Path, texts: list[str], files: list[str], images: Path | None) -> bool:
@@ -161,18 +168,20 @@ def _open_texts(path: Path, texts: list[str], images: Path | None, allow_outside
     return TextFiles(str(path), [path / text for text in texts], opener, unusable, listing.unreadable)
 
 
-def _open_shards(path: Path, shards: list[str], images: Path | None, allow_outside: bool, listing: Listing) -> Chain:
-    sources = [open_source(path / shard, images, allow_outside) for shard in shards]
+def _open_shards(
+    path: Path, shards: list[str], images: Path | None, allow_outside: bool, listing: Listing, names: Names
+) -> Chain:
+    sources = [open_source(path / shard, images, allow_outside, names) for shard in shards]
     foreign = [(str(path / file), NOT_AN_IMAGE) for file in sorted(set(listing.files) - set(shards))]
     return Chain(str(path), sources, listing.unusable + foreign, listing.unreadable)
 
 
-def _open_images(path: Path, allow_outside: bool, listing: Listing) -> Source:
+def _open_images(path: Path, allow_outside: bool, listing: Listing, names: Names) -> Source:
     """Images, with captions from records that lie in the folder, and beside the images that those do not name."""
     husks = _husks(path, listing.files)
     listing.unusable += [(str(path / name), "not a HEIC image, it describes no picture") for name in sorted(husks)]
     files = [name for name in listing.files if name not in husks] if husks else listing.files
-    records, left = _open_beside(path, files, allow_outside)
+    records, left = _open_beside(path, files, allow_outside, names)
     samples = pair(left, lambda name: read_caption(path / name))
     samples.unusable = listing.unusable + [(str(path / name), reason) for name, reason in samples.unusable]
     if not samples.images and not records:
@@ -201,16 +210,16 @@ def _husks(path: Path, files: list[str]) -> set[str]:
     return husks
 
 
-def _open_beside(path: Path, files: list[str], allow_outside: bool) -> tuple[list[Source], list[str]]:
+def _open_beside(path: Path, files: list[str], allow_outside: bool, names: Names) -> tuple[list[Source], list[str]]:
     """Records that name images of the folder, and all files that they leave over."""
-    names = _records_beside(files)
-    if not names:
+    records = _records_beside(files)
+    if not records:
         return [], files
     spelled = {normal(file): file for file in files}
     sources, used = list[Source](), set[str]()
-    for name in names:
+    for name in records:
         try:
-            source = open_source(path / name, (path / name).parent, allow_outside)
+            source = open_source(path / name, (path / name).parent, allow_outside, names)
         except PixWordError:
             if Path(name).stem.lower() == _METADATA:
                 raise

@@ -167,6 +167,15 @@ class TextFile:
         """See ``Source.digest``: the checksums that the file keeps of its contents."""
         return digest_of(sorted((name, member[0]) for name, member in self._members.items()))
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """What each document is made of: a crop of this very file."""
+        digest = self.digest()
+        return ((f"{digest} {crop}", -1) for crop in range(len(self)))
+
+    def label(self, index: int) -> str:
+        """What a message calls a document."""
+        return f"crop {index} of {Path(self.name).name}"
+
 
 def _map(path: Path) -> dict[str, tuple[int, memoryview]]:
     """Checksum and bytes of each member of an uncompressed zip file."""

@@ -76,6 +76,17 @@ class Images:
             return digest_of(images)
         return digest_of((image, *self._caption(captions.get(image)), *more.get(image, ())) for image in images)
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """What each document is made of: names of its files; and bytes of the caption's, -1 for none."""
+        captions, more = self._samples.captions, self._samples.more
+        for image in self._samples.images:
+            caption, size = self._caption(captions.get(image))
+            yield "\0".join((image, *([caption] if caption else []), *more.get(image, ()))), size
+
+    def label(self, index: int) -> str:
+        """What a message calls a document."""
+        return self._samples.images[index]
+
     def _caption(self, name: str | None) -> tuple[str | None, int]:
         try:
             return name, -1 if name is None else self._size(name)
@@ -126,7 +137,15 @@ class TextFiles:
 
     def digest(self) -> str:
         """See ``Source.digest``: the files' names and sizes."""
-        return digest_of((os.path.relpath(path, self.name), _size(path)) for path in self._paths)
+        return digest_of(self.entries())
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """What each document is made of: its file's name; and the file's bytes."""
+        return ((os.path.relpath(path, self.name), _size(path)) for path in self._paths)
+
+    def label(self, index: int) -> str:
+        """What a message calls a document."""
+        return self._paths[index].name
 
 
 def text_opener(images: Path | None, allow_outside: bool) -> Callable[[Path], Callable[[str], Picture]]:

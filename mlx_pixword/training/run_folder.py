@@ -1,16 +1,19 @@
 """The folder of a run: who may use it, and how to go on with it."""
 
 import fcntl
+import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..common import files
 from ..common.errors import PixWordError
+from ..data.known import Inventory
 
-LOCK = ".lock"
+LOCK, LISTING = ".lock", "listing.json"
+_VERSION = 1  # of the listing
 _LITTER = {"Thumbs.db", "desktop.ini", "lost+found"}  # what systems leave in folders; .DS_Store is hidden anyway
 
 
@@ -88,6 +91,23 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from None
     except OSError as error:
         raise files.trouble("lock", folder / LOCK, error) from error
+
+
+def write_listing(folder: Path, inventories: Sequence[Inventory]) -> None:
+    """Keep what the data held when the run began; nothing for built-in data."""
+    if inventories:
+        sources = [inventory.to_json() for inventory in inventories]
+        files.replace_file(folder / LISTING, json.dumps({"version": _VERSION, "sources": sources}).encode())
+
+
+def read_listing(content: bytes, digests: Sequence[str]) -> list[Inventory] | None:
+    """What the data held when the run began, of a listing's bytes; None where it is not of these digests."""
+    try:
+        values = json.loads(content or b"{}")
+        known = [Inventory.from_json(source) for source in values["sources"]] if values["version"] == _VERSION else []
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return known if [one.digest for one in known] == list(digests) else None
 
 
 def resume_command(folder: Path) -> str:

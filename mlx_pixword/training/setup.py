@@ -22,6 +22,7 @@ from ..config.run import RunConfig
 from ..config.train import TrainArgs
 from ..data.cache import TokenCache
 from ..data.decoders import Decoders
+from ..data.known import Inventory
 from ..data.loader import Encoder, Loader
 from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, open_split
 from ..data.skips import SkipLog, left_out
@@ -38,7 +39,7 @@ from .identity import check_identity, identity_of
 from .loss_scale import LossScale
 from .optimizer import make_optimizer, zero_output_projections
 from .reporter import keep_metrics
-from .run_folder import check_folder, owned
+from .run_folder import LISTING, check_folder, owned, read_listing, write_listing
 from .state import Progress, Run, set_random_state
 
 
@@ -59,7 +60,11 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
             stack.enter_context(owned(folder))
             check_folder(folder, config.train.resume)  # another start may have been faster
         checkpoint = _start(config, ranks)
-        split = open_split(config.data, config.train.seed, config.train.eval_documents, config.model.image_size)
+        known = _known(folder, checkpoint, ranks)
+        train = config.train
+        split = open_split(config.data, train.seed, train.eval_documents, config.model.image_size, known)
+        for difference in split.differences if ranks.first else ():
+            notice(f"--resume: {difference}")
         tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
         words = check_vocabulary(tokenizer, config.model.vocab_size)
         if config.adapt.language_from and tokenizer is not None:  # its table may have rows for no word
@@ -75,6 +80,8 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
                 notice(f"--resume: {difference}")
         if ranks.first:
             _write_settings(config, tokenizer)  # a mistake up to here leaves nothing behind
+            if known is None:
+                write_listing(folder, split.inventories())
             _write_machine(folder, checkpoint.progress.step if checkpoint else 0, ranks)
         yield _build(config, identity, split, tokenizer, checkpoint, decoders, ranks)
 
@@ -121,6 +128,18 @@ def _find_checkpoint(config: RunConfig) -> Checkpoint | None:
     if found is None:
         notice(f"--resume: {folder} has no complete checkpoint yet, starting at step 0")
     return found
+
+
+def _known(folder: Path, checkpoint: Checkpoint | None, ranks: Ranks) -> list[Inventory] | None:
+    """What the data held when the run began, as the first rank finds it; None for a new run, and for an old one."""
+    if checkpoint is None or not checkpoint.identity:
+        return None
+    path = folder / LISTING
+    content = ranks.share(files.perform("read", path, path.read_bytes) if ranks.first and path.exists() else b"")
+    known = read_listing(content, [source["digest"] for source in checkpoint.identity["data"]])
+    if content and known is None and ranks.first:
+        notice(f"--resume: {path} is damaged or of other data, and is not used")
+    return known
 
 
 def _tokenizer(config: RunConfig, split: Split, checkpoint: Checkpoint | None) -> Tokenizer | None:
