@@ -20,7 +20,15 @@ from tqdm import tqdm
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
-from mlx_pixword.config.data import TEXT_CONTRAST, TEXT_HEIGHTS, TEXT_KINDS, TEXT_LENGTH, check_kinds, limits
+from mlx_pixword.config.data import (
+    MORE_TEXT_KINDS,
+    TEXT_CONTRAST,
+    TEXT_HEIGHTS,
+    TEXT_KINDS,
+    TEXT_LENGTH,
+    check_kinds,
+    limits,
+)  # fmt: skip
 from mlx_pixword.data.fonts import Face, find_faces
 from mlx_pixword.data.strings import read_words
 from mlx_pixword.data.text_file import SUFFIX, write_text_file
@@ -118,7 +126,7 @@ def _pack(args: TextArgs, path: Path, crops: Crops) -> None:
     if path.suffix != SUFFIX or path.exists():
         raise PixWordError(f"--pack {path} must be a new file whose name ends in {SUFFIX}")
     names: dict[str, list[str]] = {
-        "kind": list(TEXT_KINDS), "face": [face.name for face in crops.faces],
+        "kind": [*TEXT_KINDS, *MORE_TEXT_KINDS], "face": [face.name for face in crops.faces],
         "family": sorted({face.family for face in crops.faces}), "kernel": list(KERNELS),
     }  # fmt: skip
     digests = [face.digest for face in crops.faces]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.config.data import TEXT_KINDS, DataArgs
+from mlx_pixword.config.data import MORE_TEXT_KINDS, TEXT_KINDS, DataArgs
 from mlx_pixword.data import strings
 from mlx_pixword.data.base import Picture, Source
 from mlx_pixword.data.fonts import CHARACTERS, EM, HELD_OUT, Face, bundled_faces, family_of, find_faces
@@ -113,10 +113,12 @@ PATTERNS = {
     "times": r"\d{1,2}[:.]\d\d(:\d\d|am|pm)?",
     "codes": r"[A-Z0-9-]{3,9}",
     "words": r"[A-Za-z]{2,10}",
+    "figures": r"[-:]?\d*([-./:,]\d{1,7})*-?",
+    "prose": r"[A-Za-z]{1,11}([,.:-]|-[a-z]{1,10})",
 }
 
 
-@pytest.mark.parametrize("kind", TEXT_KINDS)
+@pytest.mark.parametrize("kind", [*TEXT_KINDS, *MORE_TEXT_KINDS])
 @pytest.mark.parametrize("held_out", [False, True])
 def test_strings_of_a_kind_look_like_it(kind: str, held_out: bool) -> None:
     drawn, r = Strings([kind], held_out), Random(1)
@@ -126,6 +128,7 @@ def test_strings_of_a_kind_look_like_it(kind: str, held_out: bool) -> None:
         assert all(reserved(text) == held_out for text in texts)
         assert max(map(len, texts)) <= max(limit, len(drawn.shortest(kind)))
         assert set("".join(texts)) <= set(CHARACTERS)
+        assert kind in ("words", "prose", "codes") or all(re.search(r"\d", text) for text in texts)
 
 
 def test_words_stay_on_one_side_in_every_case(tmp_path: Path) -> None:

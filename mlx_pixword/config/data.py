@@ -9,6 +9,7 @@ from ..common.settings import setting
 COLORS = ("schemes", "random")  # of the built-in plates
 BUILT_IN = ("plates", "text")  # names of --data that are no paths
 TEXT_KINDS = ("numbers", "prices", "dates", "times", "codes", "words")
+MORE_TEXT_KINDS = ("figures", "prose")  # what papers have besides; not drawn unless asked for
 TEXT_HEIGHTS = (3, 256)  # pixels; what can be asked for
 TEXT_CONTRAST = (0.02, 1)
 TEXT_LENGTH = 10  # characters of the longest built-in text
@@ -35,7 +36,9 @@ class DataArgs:
     cache: Path | None = setting(None, "keep folded images here, so that later epochs do not decode", metavar="DIR")
     cache_gb: float = setting(50.0, "largest size of --cache in GB; what is oldest and not used makes room")
     plate_colors: str = setting("schemes", "colours of the built-in plates", choices=COLORS)
-    text_kinds: str = setting(",".join(TEXT_KINDS), "kinds of built-in text, with commas between", metavar="KINDS")
+    text_kinds: str = setting(
+        ",".join(TEXT_KINDS), "kinds of built-in text, with commas between; also figures and prose", metavar="KINDS"
+    )
     text_heights: str = setting("4-32", "pixels from top to bottom of the ink of built-in text", metavar="LOW-HIGH")
     text_contrast: str = setting("0.2-1", "contrast of built-in text; 1 is black on white", metavar="LOW-HIGH")
     text_length: int = setting(TEXT_LENGTH, "characters of the longest built-in text")
@@ -88,6 +91,7 @@ def limits(name: str, text: str, within: tuple[float, float]) -> tuple[float, fl
 def check_kinds(text: str, name: str = "text_kinds") -> tuple[str, ...]:
     """The kinds of text in a setting such as "numbers,words"."""
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
-    if not kinds or set(kinds) - set(TEXT_KINDS):
-        raise PixWordError(f"{name} must be some of {', '.join(TEXT_KINDS)}, got {text!r}")
+    known = (*TEXT_KINDS, *MORE_TEXT_KINDS)
+    if not kinds or set(kinds) - set(known):
+        raise PixWordError(f"{name} must be some of {', '.join(known)}, got {text!r}")
     return kinds

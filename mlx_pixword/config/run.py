@@ -39,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "qk_norm": True, "factored_colors": True, "linear_color_scale": 0.5, "sine_color_scale": 0.0,
         "positions": "grid", "summary": "concat", "image_hidden_size": 32, "image_num_heads": 2,
         "image_num_kv_heads": 2, "image_intermediate_size": 64, "data": ["text"], "text_heights": "4-32",
+        "text_kinds": "numbers,prices,dates,times,codes,words,figures,prose",
         "text_length": 12, "text_curriculum": 500_000, "batch_tokens": 2000, "group_size": 1024, "pack": False,
         "optimizer": "muon", "learning_rate": 0.003, "image_lr_scale": 0.2, "zero_init": True, "weight_decay": 0.0,
         "word_weight": 1.0, "boundary_weight": 0.0, "dense_weight": 0.0, "warmup": 100, "schedule": "wsd",

@@ -1,4 +1,8 @@
-"""Strings for the built-in text: numbers, prices, dates, times, codes and words, split by their hash."""
+"""Strings for the built-in text, split by their hash: numbers, prices, dates, times, codes and words.
+
+Two more kinds are drawn where they are asked for. ``figures`` are digits with signs and separators anywhere, as
+receipts have them (-4.20, 012-3456789, .50); ``prose`` is words with what stands beside them (and, end. e-mail).
+"""
 
 import hashlib
 from bisect import bisect_right
@@ -8,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from ..common.errors import PixWordError
-from ..config.data import TEXT_KINDS
+from ..config.data import MORE_TEXT_KINDS, TEXT_KINDS
 from .fonts import CHARACTERS
 from .plates import is_reserved
 
@@ -23,7 +27,8 @@ _CODES = (  # L a letter, D a digit, X either
     "LDD", "DDL", "XXX", "LDDD", "XXXX", "LLDDD", "DDLLD", "XXXXX", "LL-DDD", "LLLDDD", "XXXXXX", "LLDDLLL", "LLL-DDD",
     "LL-DDDD", "XXXXXXX", "L-DDD-LL", "XXXX-XXXX", "DD-LLL-DD",
 )  # fmt: skip
-_SHORTEST = {"numbers": "88", "prices": "8.88", "dates": "08/28", "times": "8:48", "codes": "W88"}
+_SHORTEST = {"numbers": "88", "prices": "8.88", "dates": "08/28", "times": "8:48", "codes": "W88", "figures": "-8"}
+_OF_WORDS = ("words", "prose")
 
 
 def reserved(text: str) -> bool:
@@ -56,25 +61,29 @@ class Strings:
     """Draws strings of some kinds, from one side of the split.
 
     Args:
-        kinds: of `TEXT_KINDS`.
+        kinds: of `TEXT_KINDS` and `MORE_TEXT_KINDS`.
         held_out: the reserved strings, or the others.
-        words: for the kind "words".
+        words: for the kinds "words" and "prose".
     """
 
     def __init__(self, kinds: Sequence[str], held_out: bool, words: Sequence[str] | None = None) -> None:
-        if unknown := [kind for kind in kinds if kind not in TEXT_KINDS]:
-            raise PixWordError(f"unknown kind of text {unknown[0]!r}; known kinds are {', '.join(TEXT_KINDS)}")
+        known = (*TEXT_KINDS, *MORE_TEXT_KINDS)
+        if unknown := [kind for kind in kinds if kind not in known]:
+            raise PixWordError(f"unknown kind of text {unknown[0]!r}; known kinds are {', '.join(known)}")
         self.kinds, self.held_out = tuple(kinds), held_out
+        needs_words = any(kind in kinds for kind in _OF_WORDS)
         chosen = built_in_words() if words is None else words
-        self.words_digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest() if "words" in kinds else ""
+        self.words_digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest() if needs_words else ""
         self.words = sorted({word for word in chosen if reserved(word) == held_out}, key=lambda word: (len(word), word))
         self._lengths = [len(word) for word in self.words]
-        if "words" in kinds and not self.words:
+        if needs_words and not self.words:
             raise PixWordError(f"none of {len(chosen)} words is on the {'held-out' if held_out else 'training'} side")
 
     def shortest(self, kind: str) -> str:
         """A string of the kind that is as short as any: what must fit."""
-        return self.words[0].upper() if kind == "words" else _SHORTEST[kind]
+        if kind in _OF_WORDS:
+            return self.words[0].upper() + ("." if kind == "prose" else "")
+        return _SHORTEST[kind]
 
     def kinds_within(self, limit: int) -> tuple[str, ...]:
         """Kinds that have strings of at most ``limit`` characters; if none has, those with the shortest strings."""
@@ -86,13 +95,27 @@ class Strings:
         """A string of a kind; at most ``limit`` characters, where the kind has such strings."""
         limit = max(limit, 2 if kind == "numbers" else len(self.shortest(kind)))
         if kind == "words":
-            return _cased(self.words[int(r.random() * bisect_right(self._lengths, limit))], r)
-        make = {"numbers": _number, "prices": _price, "dates": _date, "times": _time, "codes": _code}[kind]
+            return self._word(limit, r)
+        make = {
+            "numbers": _number, "prices": _price, "dates": _date, "times": _time, "codes": _code, "figures": _figure,
+            "prose": self._prose,
+        }[kind]  # fmt: skip
         for _ in range(TRIES):
             text = make(limit, r)
             if len(text) <= limit and reserved(text) == self.held_out:
                 return text
         raise PixWordError(f"no string of the kind {kind} has at most {limit} characters")
+
+    def _word(self, limit: int, r: Random) -> str:
+        """A word of at most ``limit`` characters; the shortest one if there is none."""
+        return _cased(self.words[int(r.random() * max(1, bisect_right(self._lengths, limit)))], r)
+
+    def _prose(self, limit: int, r: Random) -> str:
+        """A word with a mark behind it, or two words with a hyphen."""
+        if r.random() < 0.2 and limit >= 2 * self._lengths[0] + 1:
+            first = self._word(limit - self._lengths[0] - 1, r)
+            return f"{first}-{self._word(limit - len(first) - 1, r).lower()}"
+        return self._word(limit - 1, r) + pick(r, ",,,...:-")
 
 
 def pick(r: Random, choices: Sequence[str]) -> str:
@@ -128,6 +151,17 @@ def _date(limit: int, r: Random) -> str:
 def _time(limit: int, r: Random) -> str:
     values = {"h": between(r, 0, 23), "m": between(r, 0, 59), "s": between(r, 0, 59), "t": between(r, 1, 12)}
     return pick(r, _TIMES).format(**values)
+
+
+def _figure(limit: int, r: Random) -> str:
+    """Groups of digits with separators between, perhaps a sign; or a price below or above zero."""
+    if r.random() < 0.5:
+        sign, whole = pick(r, ("-", "", "-", ":")), _digits(between(r, 0, 3), r)
+        return f"{sign}{whole}.{_digits(between(r, 1, 3), r)}" if sign or not whole else f"{whole}.{_digits(2, r)}-"
+    text = _digits(between(r, 1, 9), r)
+    while len(text) < limit and r.random() < 0.6:
+        text += pick(r, "-./:,") + _digits(between(r, 1, 7), r)
+    return pick(r, ("", "", "-")) + text if len(text) < limit else text
 
 
 def _code(limit: int, r: Random) -> str:

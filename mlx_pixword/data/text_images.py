@@ -33,7 +33,7 @@ class TextStyle:
     """What is drawn.
 
     Attributes:
-        kinds: of `TEXT_KINDS`.
+        kinds: of `TEXT_KINDS` and `MORE_TEXT_KINDS`.
         heights: of the ink box in pixels, lowest and highest, log-uniform between.
         contrast: difference of luma between ink and paper, a share of 255; lowest and highest.
         clutter: share of crops at whose edges other text or a rule intrudes.
