@@ -11,13 +11,15 @@ from .common.cli import notice, parse, run_command
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until Ctrl-C."""
-    args = parse(DemoArgs, "-m mlx_pixword.demo", argv, required=("model",))
+    args = parse(DemoArgs, "-m mlx_pixword.demo", argv)
     from .apps.demo_page import Page, check_packages, launch  # --help answers at once
     from .weights.directory import load
 
     check_packages()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind either
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
+    model, processor = load(
+        args.model or None, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path
+    )
     with tempfile.TemporaryDirectory(prefix="mlx-pixword-") as folder:  # of pictures that people give
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks, address = launch(Page(model, processor, args))

@@ -15,7 +15,12 @@ from .evaluation.scores import Scores
 class EvaluateArgs:
     """Measure a model on data: losses on any, exact match and character error rate on images with text."""
 
-    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO", path=True)
+    model: str = setting(
+        "",
+        "model folder, or repository on the hub (default: the reader that comes with the library)",
+        metavar="DIR_OR_REPO",
+        path=True,
+    )
     data: list[str] = setting([], "data as pretrain takes it; may be repeated", metavar="PATH", path=True)
     images: Path | None = setting(None, "root of relative image references", metavar="DIR")
     allow_outside: bool = setting(False, "allow image references that leave their root")
@@ -38,7 +43,7 @@ class EvaluateArgs:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table and the line of JSON."""
-    result = evaluate(parse(EvaluateArgs, "-m mlx_pixword.evaluate", argv, required=("model", "data")))
+    result = evaluate(parse(EvaluateArgs, "-m mlx_pixword.evaluate", argv, required=("data",)))
     width = max(map(len, result))
     for name, value in result.items():
         print(f"{name:<{width}}  {_show(value)}")
@@ -64,7 +69,9 @@ def evaluate(args: EvaluateArgs) -> Scores:
     from .weights.directory import load
 
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
+    model, processor = load(
+        args.model or None, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path
+    )
     notice(f"{sum(map(len, sources)):,} documents{left_out(sources)}")
     return measure(model, processor, sources, args.limit, args.batch_tokens, args.max_bad)
 

@@ -25,14 +25,20 @@ BATCH, ELEMENTS = 32, 4096  # images read together with --each, and words and wi
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read images with a model, or draw them."""
-    args = parse(GenerateArgs, "-m mlx_pixword.generate", argv, required=("model",))
+    args = parse(GenerateArgs, "-m mlx_pixword.generate", argv)
     texts = [read_input("--prompt -") if text == "-" else text for text in args.prompt] or [""]
     prompts = [arrange(text, args.image[:1] if args.each else args.image) for text in texts]
     _check(args, prompts)  # mistakes show before the model is loaded
     from .inference.words import require_words  # --help answers at once
     from .weights.directory import load
 
-    model, processor = load(args.model, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path)
+    model, processor = load(
+        args.model or None, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path
+    )
+    if args.out_image is not None:
+        from .inference.draw import require_pixels
+
+        require_pixels(model)
     if args.out_image is None or args.then_words:
         require_words(model.args)
     images = ImageFiles(processor, args.part())

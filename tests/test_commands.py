@@ -144,7 +144,6 @@ def test_marks_that_do_not_match_the_images_are_refused(prompt: str, paths: list
         (["--model", "{tmp}/none/such", "--image", "{tmp}/0.png"], "no model at"),
         (["--model", "{tmp}/model", "--image", "{tmp}/0.png", "--temp", "-1"], "--temp"),
         (["--model", "{tmp}/model", "--image", "{tmp}/0.png", "--top-k", "many"], "--top-k"),
-        (["--image", "{tmp}/0.png"], "--model"),
     ],
 )
 def test_mistakes_in_generate(

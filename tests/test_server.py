@@ -20,7 +20,6 @@ from conftest import SMALL
 from PIL import Image
 
 import mlx_pixword as pw
-from mlx_pixword import server as command
 from mlx_pixword.apps.chat import cut_at, overlap, parse_request
 from mlx_pixword.apps.http_server import ModelServer
 from mlx_pixword.apps.settings import ServerArgs
@@ -274,12 +273,6 @@ def test_a_port_that_is_taken_is_one_line(folder: Path) -> None:
 def test_wrong_settings(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(PixWordError, match=said):
         ServerArgs(model="m", **changes)
-
-
-def test_the_command_needs_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        command.main([])
-    assert end.value.code == 2 and "--model" in capsys.readouterr().err
 
 
 def test_null_is_as_good_as_left_out() -> None:

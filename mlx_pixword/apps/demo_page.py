@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from ..common.errors import PixWordError
 from ..inference.animation import picture_of
-from ..inference.draw import check_size, draw
+from ..inference.draw import check_size, draw, require_pixels
 from ..inference.likelihood import log_likelihood
 from ..inference.read import read
 from ..inference.views import data_url, enlarge, heat_html, png, reading_html, with_grid
@@ -56,8 +56,9 @@ class Page:
         a = self.model.args
         words = f"{a.vocab_size} words" if self.processor.tokenizer else "no words"
         drawing = "" if self.model.pixel_queries else " It was trained without query pixels: what it draws is noise."
+        drawing = " It was trained to read alone: it does not draw." if self.model.words_only else drawing
         return (
-            f"**{html.escape(self.args.model)}**: {words}, {a.num_pix} colours, windows of "
+            f"**{html.escape(self.args.model_name)}**: {words}, {a.num_pix} colours, windows of "
             f"{a.window_size}x{a.window_size} pixels, pictures up to {a.image_size} pixels a side.{drawing}"
         )
 
@@ -110,6 +111,7 @@ class Page:
 
     def surprise(self, use: str, file: str | None, sketch: Any, box: str) -> str:
         """How surprising each pixel was."""
+        require_pixels(self.model)
         tokens = self._tokens(use, file, sketch, box)
         self._check_pixels(tokens.height, tokens.width, "a heat map")
         scores = log_likelihood(self.model, self.processor([tokens]))

@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             status = 200 if self.server.worker.alive else 503
             self._send_json({"status": "ok" if status == 200 else "unavailable"}, status)
         elif self.path == "/v1/models":
-            model = {"id": self.server.args.model, "object": "model", "created": self.server.started}
+            model = {"id": self.server.args.model_name, "object": "model", "created": self.server.started}
             self._send_json({"object": "list", "data": [model]})
         else:
             raise HTTPError(404, f"nothing is at {self.path[:200]}; there are {CHAT[0]}, /v1/models and /health")
@@ -113,12 +113,12 @@ class Handler(BaseHTTPRequestHandler):
             raise HTTPError(404, f"nothing is at {self.path[:200]}; post to {CHAT[0]}")
         args, body = self.server.args, self._body()
         try:
-            request = parse_request(body, args.model, args.max_images, args.max_tokens)
+            request = parse_request(body, args.model_name, args.max_images, args.max_tokens)
         except NotServed as error:
             raise HTTPError(404, str(error)) from error
         except PixWordError as error:
             raise HTTPError(400, str(error)) from error
-        answer = Answer(request, self.server.model, self.server.processor, args.model)
+        answer = Answer(request, self.server.model, self.server.processor, args.model_name)
         responses = self._responses(request)
         (self._stream if request.stream else self._whole)(answer, responses)
 

@@ -11,7 +11,12 @@ from ..common.settings import flag, setting
 class _Listens:
     """What both have."""
 
-    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO", path=True)
+    model: str = setting(
+        "",
+        "model folder, or repository on the hub (default: the reader that comes with the library)",
+        metavar="DIR_OR_REPO",
+        path=True,
+    )
     host: str = setting("127.0.0.1", "address to listen on; the default is reached from this machine alone")
     port: int = setting(8080, "port to listen on; 0 for any that is free")
     max_waiting: int = setting(16, "requests that may wait for their turn; more are refused")
@@ -26,6 +31,11 @@ class _Listens:
             raise PixWordError(f"--port must lie in 0..65535, got {self.port}")
         if self.max_waiting < 1:
             raise PixWordError(f"--max-waiting must be at least 1, got {self.max_waiting}")
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called to those who use it."""
+        return self.model or "reader"
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

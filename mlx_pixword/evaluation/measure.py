@@ -58,6 +58,8 @@ def measure(
     if not count:
         raise PixWordError(f"--data {', '.join(source.name for source in sources)}: no document could be used")
     losses = meter.means()
+    if model.words_only:
+        losses.pop("boundary_loss", None)  # of pixels that it never learnt to predict
     result: Scores = {"documents": count, "skipped": skips.count, **losses}
     if "word_loss" in losses:
         result["word_perplexity"] = math.exp(min(losses["word_loss"], 700.0))

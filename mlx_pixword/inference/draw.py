@@ -95,6 +95,15 @@ def generate_images(
     return deque(draw(model, processor, prompt, size, count, **options), maxlen=1).pop().pictures(processor)
 
 
+def require_pixels(model: PixWordModel) -> None:
+    """Raise `PixWordError` for a model that never learnt to predict pixels."""
+    if model.words_only:
+        raise PixWordError(
+            "this model was trained to read alone and predicts no pixels, so it cannot draw; name another with "
+            "--model, or train one with --pixel-queries 3"
+        )
+
+
 def draw(
     model: PixWordModel, processor: Processor, prompt: str | Sequence[Part] = (), size: tuple[int, int] = (32, 32),
     count: int = 1, *, prompts: Sequence[str | Sequence[Part]] | None = None, keep: ImageTokens | None = None,
@@ -109,6 +118,7 @@ def draw(
     Yields:
         The state of the drawing: after the windows that are kept from the start, if any, and after each later one.
     """
+    require_pixels(model)
     args, (height, width) = model.args, size
     documents = prompt_documents(processor, prompt, prompts)
     check_size(args, size, count, max(map(len, documents)))

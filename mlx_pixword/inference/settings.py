@@ -105,7 +105,12 @@ MARK, END_MARK = "<|image|>", "<|/image|>"
 class GenerateArgs(DrawArgs):
     """Write the words that follow images and a prompt, or with --out-image draw an image after them."""
 
-    model: str = setting("", "model folder, or repository on the hub", metavar="DIR_OR_REPO", path=True)
+    model: str = setting(
+        "",
+        "model folder, or repository on the hub (default: the reader that comes with the library)",
+        metavar="DIR_OR_REPO",
+        path=True,
+    )
     image: list[str] = setting([], "images to read; may be repeated", metavar="FILE", path=True)
     box: str | None = setting(
         None, "read this part of every image alone, in pixels from its upper left corner, at its own size",

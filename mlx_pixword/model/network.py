@@ -47,6 +47,8 @@ class PixWordModel(nn.Module):
 
     calibration = Calibration()  # of the readings' probabilities; set by whoever fits it, and kept in config.json
 
+    words_only = False  # whether pixels had no weight in training, so that it cannot draw; kept in config.json
+
     origin: Origin | None = None  # of a language model that the language block started from
 
     def __init__(self, args: ModelArgs, pixel_queries: int = 0) -> None:

@@ -244,6 +244,7 @@ def build_model(args: ModelArgs, train: TrainArgs) -> PixWordModel:
     """A new model as a run starts with: seeded, and recomputing layers in the backward pass where settings say so."""
     mx.random.seed(train.seed)
     model = PixWordModel(args, train.pixel_queries)
+    model.words_only = not train.boundary_weight and not (train.pixel_queries and train.dense_weight)
     if train.zero_init:
         zero_output_projections(model)
     recompute_layers(model, train)

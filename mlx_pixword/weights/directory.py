@@ -29,6 +29,7 @@ from .lora import load_adapters
 from .safetensors import read_header, read_safetensors
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
+WORDS_ONLY = "_words_only"  # whether it was trained to read alone
 TRAINED_QUERIES = "_pixel_queries"  # how the model was trained; an underscore key is no part of its shape
 SHARD_BYTES = 5 * 10**9
 SHIPPED = Path(__file__).parents[1] / "pretrained" / "reader"  # the model that comes with the library
@@ -67,6 +68,7 @@ def load(
     model = PixWordModel(args, _trained_queries(config))
     model.calibration = Calibration.from_config(config)
     model.origin = Origin.from_config(config)
+    model.words_only = _is_words_only(config)
     _load_weights(model, shards, folder, config.get(quantized.KEY), master)
     if adapter_path is not None:
         load_adapters(model, adapter_path)
@@ -98,6 +100,7 @@ def save_model(
         config: dict[str, Any] = {"model_type": "pixword", "architectures": [type(model).__name__]}
         config |= {TRAINED_QUERIES: model.pixel_queries, **args.to_dict()}
         config |= {CALIBRATION: model.calibration.to_dict()} if model.calibration != Calibration() else {}
+        config |= {WORDS_ONLY: True} if model.words_only else {}
         config |= {} if model.origin is None else {ORIGIN: model.origin.to_dict()}
         if (how := quantized.quantization_of(model)) is not None:
             config |= {quantized.KEY: how, "quantization_config": how}  # both, as mlx-lm has it
@@ -178,6 +181,13 @@ def _trained_queries(config: dict[str, Any]) -> int:
     value = config.get(TRAINED_QUERIES, 0)
     if type(value) is not int or not 0 <= value < 2**31:
         raise PixWordError(f"config.json: {TRAINED_QUERIES} must be an integer from 0, got {shown(value)}")
+    return value
+
+
+def _is_words_only(config: dict[str, Any]) -> bool:
+    value = config.get(WORDS_ONLY, False)
+    if not isinstance(value, bool):
+        raise PixWordError(f"config.json: {WORDS_ONLY} must be true or false, got {shown(value)}")
     return value
 
 
