@@ -1,10 +1,12 @@
 """Small text on real images: prepare crops from sets that you fetch yourself, and read them with several engines.
 
 python benchmarks/real_text.py --prepare --sroie DIR --plates DIR --iiit5k DIR --meters DIR --pdfs DIR --crops real_text
-python benchmarks/real_text.py --crops real_text --engine ours,rapidocr,tesseract --model runs/reader/final
+python benchmarks/real_text.py --crops real_text --engine ours,rapidocr,tesseract
+python benchmarks/real_text.py --crops real_text --sets sroie-8 --one-core --limit 200
 
-Nothing of these sets is part of this repository. Each is split in thirds by document (receipt, page, plate, word image,
-meter): pretraining (labels unused), development, closed. The closed third is opened once, with --part closed.
+Nothing of these sets is part of this repository. Each is split in thirds by document (receipt, PDF, plate, word image,
+meter): pretraining (labels unused), development, closed. The closed third is opened once, with --part closed. Ours is
+the reader that comes with the library, or --model; of its confidences the expected calibration error is told.
 
 SROIE     numbers of scanned receipts at 16, 12, 8 and 6 px of line height; github zzzDavid/ICDAR-2019-SROIE (MIT for
           the code, the scans are of ICDAR 2019's competition): data/img, data/box
@@ -12,16 +14,22 @@ plates    plates without their province, at 94x24, half and a third of it; githu
           2.0): data/test
 IIIT5K    words at most 20 px high, case ignored; github gsy-cv/IIIT5K (for research; Mishra et al., BMVC 2012)
 meters    single digits of meters; github haverland/Tenth-of-step-of-a-meter-digit (Apache 2.0)
-PDF       words of any folder of PDFs, rendered by poppler (pdftoppm, pdftotext) at 30 to 72 dpi; Debian's r-doc-pdf,
-          valgrind and gnuplot-doc hold some
+PDF       words of any folder of PDFs, rendered by poppler (pdftoppm, pdftotext) at 30 to 72 dpi. Some that Debian's
+          packages hold, which need not be installed for it:
+          apt-get download r-doc-pdf gnuplot-doc debian-policy maint-guide developers-reference debian-faq octave-doc
+          apt-get download maxima-doc doxygen-doc ghostscript-doc libtasn1-doc ledger debian-reference-en aspell-doc
+          apt-get download texlive-fonts-recommended-doc
+          for package in *.deb; do dpkg-deb -x $package pdfs; done
 """
 
 import mlx_pixword  # noqa: F401  # isort: skip  (before mlx, so that Linux finds OpenBLAS)
 
 import base64
 import csv
+import gzip
 import hashlib
 import io
+import os
 import re
 import subprocess
 import tempfile
@@ -36,16 +44,21 @@ import numpy as np
 from PIL import Image
 from shared.record import keep, with_machine
 
+from mlx_pixword.common.blas import limit_threads
 from mlx_pixword.common.cli import notice, parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
 from mlx_pixword.data.text_file import SUFFIX, write_text_file
-from mlx_pixword.evaluation.scores import wilson
+from mlx_pixword.evaluation.scores import calibration_error, wilson
+from mlx_pixword.inference.read import Reading, read_batch
+from mlx_pixword.weights.directory import load
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("pretraining", "development", "closed")
 NUMBER = re.compile(r"[\d.,:/\-]*\d[\d.,:/\-]*")
 LONGEST = 12  # characters of a number or a word
+PDF_PAGES = ("-f", "3", "-l", "12")  # behind the title
+PDF_WORDS = 400  # of a document, evenly chosen
 Crop = tuple[np.ndarray, str, str]  # pixels uint8 [height, width, 3], what it says, the document that it is of
 
 
@@ -62,7 +75,10 @@ class RealTextArgs:
     crops: Path = setting(Path("real_text"), "folder of the crops", metavar="DIR")
     sets: str = setting("", "names of sets such as sroie-6, with commas between; all where it is empty")
     engine: str = setting("ours", "any of ours, rapidocr and tesseract, with commas between")
-    model: str | None = setting(None, "model of ours", metavar="DIR_OR_REPO")
+    model: str | None = setting(
+        None, "model of ours (default: the reader that comes with the library)", metavar="DIR_OR_REPO"
+    )
+    one_core: bool = setting(False, "read one crop at a time on one core, and tell the median of the times (Linux)")
     part: str = setting("development", "third to read", choices=PARTS)
     limit: int = setting(1000, "crops of a set to read, 0 for all")
     save: bool = setting(False, "keep the result in benchmarks/results")
@@ -74,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.prepare:
         prepare(args)
         return
+    if args.one_core:
+        stay_on_one_core()
     names = [name.strip() for name in args.engine.split(",")]
     if unknown := [name for name in names if name not in ENGINES]:
         raise PixWordError(f"--engine takes {', '.join(ENGINES)}, got {unknown[0]!r}")
@@ -84,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise PixWordError(f"--crops {args.crops} holds no {which} of the part {args.part}; make them with --prepare")
     scores = {name: score(ENGINES[name](args), sets, args) for name in names}
     if args.save:
-        result = {"benchmark": "real_text", "part": args.part, "model": args.model and Path(args.model).name}
+        model = Path(args.model).name if args.model else "reader"
+        result = {"benchmark": "real_text", "part": args.part, "model": model, "one_core": args.one_core}
         keep(with_machine(result | {"scores": scores}), RESULTS)
 
 
@@ -179,20 +198,41 @@ def meters(folder: Path) -> Iterator[Crop]:
 
 
 def pdf_words(folder: Path, dpi: int) -> Iterator[Crop]:
-    """Words of the first pages of every PDF, as poppler places and renders them."""
-    for path in sorted(folder.rglob("*.pdf")):
-        with tempfile.TemporaryDirectory() as place:
-            pages = ["-f", "5", "-l", "14"]
-            words = subprocess.run(["pdftotext", "-bbox", *pages, str(path), "-"], capture_output=True, check=False)
-            drawn = subprocess.run(["pdftoppm", "-r", str(dpi), *pages, str(path), f"{place}/p"], check=False)
-            if words.returncode or drawn.returncode:
-                notice(f"{path.name}: poppler cannot read it")
-                continue
-            images = sorted(Path(place).glob("p-*.ppm"))
-            text = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", words.stdout)
-            found = ElementTree.fromstring(text).iter("{http://www.w3.org/1999/xhtml}page")
-            for number, (page, image) in enumerate(zip(found, images, strict=False)):
-                yield from _page_words(page, Image.open(image), dpi / 72, f"pdf {path.name} {number}")
+    """Words of some pages of every PDF, also of one that gzip packed; copies and links of a file are one document."""
+    seen = set[str]()
+    for path in sorted((*folder.rglob("*.pdf"), *folder.rglob("*.pdf.gz"))):
+        content = path.read_bytes() if path.is_file() else b""
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        digest = hashlib.sha256(content).hexdigest()
+        if content.startswith(b"%PDF") and digest not in seen:
+            seen.add(digest)
+            words = list(_document_words(content, dpi, path.name))
+            for n in chosen_crops(len(words), PDF_WORDS):
+                yield words[n]
+
+
+def _document_words(content: bytes, dpi: int, name: str) -> Iterator[Crop]:
+    """Words of a PDF as poppler places and renders them."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "a.pdf"
+        file.write_bytes(content)
+        words = _poppler("pdftotext", "-bbox", *PDF_PAGES, str(file), "-")
+        drawn = _poppler("pdftoppm", "-r", str(dpi), *PDF_PAGES, str(file), f"{place}/p")
+        if words.returncode or drawn.returncode:
+            notice(f"{name}: no pages {PDF_PAGES[1]} to {PDF_PAGES[3]}, or poppler cannot read it")
+            return
+        images = sorted(Path(place).glob("p-*.ppm"))
+        text = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", words.stdout)
+        pages = ElementTree.fromstring(text).iter("{http://www.w3.org/1999/xhtml}page")
+        for page, image in zip(pages, images, strict=False):
+            yield from _page_words(page, Image.open(image), dpi / 72, f"pdf {name}")
+
+
+def _poppler(*command: str) -> "subprocess.CompletedProcess[bytes]":
+    try:
+        return subprocess.run(command, capture_output=True, check=False)
+    except OSError as error:
+        raise PixWordError(f"{command[0]}: {error.strerror}; apt-get install poppler-utils") from error
 
 
 def _page_words(page: ElementTree.Element, image: Image.Image, scale: float, document: str) -> Iterator[Crop]:
@@ -201,29 +241,35 @@ def _page_words(page: ElementTree.Element, image: Image.Image, scale: float, doc
         if re.fullmatch(r"[\x21-\x7e]{2,12}", text) and any(c.isalnum() for c in text):
             left, top, right, bottom = (float(word.get(k, 0)) * scale for k in ("xMin", "yMin", "xMax", "yMax"))
             box = (int(left) - 1, int(top), int(right) + 2, int(bottom) + 1)
-            if box[0] >= 0 and box[1] >= 0 and box[2] <= image.width and box[3] <= image.height:
+            upright = right - left > 0.3 * (bottom - top)
+            if upright and box[0] >= 0 and box[1] >= 0 and box[2] <= image.width and box[3] <= image.height:
                 yield np.asarray(image.crop(box).convert("RGB")), text, document
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------
 
-Engine = Callable[[Sequence[np.ndarray]], list[str]]
+Engine = Callable[[Sequence[np.ndarray]], Sequence[str | Reading]]
+
+
+def stay_on_one_core() -> None:
+    """Keep this process, all its threads and what it starts on one core."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise PixWordError("--one-core: only Linux keeps a process on a core")
+    core = {min(os.sched_getaffinity(0))}
+    for thread in Path("/proc/self/task").iterdir():  # new ones inherit it
+        os.sched_setaffinity(int(thread.name), core)
+    limit_threads(1)
 
 
 def ours(args: RealTextArgs) -> Engine:
     """This library, 64 crops at a time."""
-    import mlx_pixword as pw
-    from mlx_pixword.inference.words import generate_batch
+    model, processor = load(args.model)
 
-    if args.model is None:
-        raise PixWordError("--engine ours needs --model DIR_OR_REPO")
-    model, processor = pw.load(args.model)
-
-    def read(images: Sequence[np.ndarray]) -> list[str]:
-        found = list[str]()
+    def read(images: Sequence[np.ndarray]) -> list[Reading]:
+        found = list[Reading]()
         for n in range(0, len(images), 64):
             batch = processor.batch([[Image.fromarray(rgb)] for rgb in images[n : n + 64]])
-            found += generate_batch(model, processor, batch, max_tokens=LONGEST + 4)
+            found += read_batch(model, processor, batch, max_tokens=LONGEST + 4)
         return found
 
     return read
@@ -264,23 +310,45 @@ ENGINES: dict[str, Callable[[RealTextArgs], Engine]] = {"ours": ours, "rapidocr"
 
 
 def score(engine: Engine, sets: Sequence[Path], args: RealTextArgs) -> dict[str, Any]:
-    """Exact match of every set with its interval, printed as it comes; ``right`` has a bit for each crop."""
-    scores = dict[str, Any]()
+    """Exact match of every set with its interval, printed as it comes; ``right`` has a bit for each crop.
+
+    Where there are confidences, ``expected_calibration_error`` is of a set, and under "all" of all sets together.
+    """
+    scores, sure, good = dict[str, Any](), list[float](), list[bool]()
+    if args.one_core:
+        engine([np.full((12, 40, 3), 255, np.uint8)])  # what is done once is no part of a crop's time
     for path in sets:
         name = path.name.removesuffix(f"-{args.part}{SUFFIX}")
         images, written = read_crops(path, args.limit)
-        start = time.perf_counter()
-        found = engine(images)
-        seconds = time.perf_counter() - start
+        found, milliseconds = timed(engine, images, args.one_core)
         plain = _plain_for(name)
-        each = [plain(a) == plain(b) for a, b in zip(found, written, strict=True)]
+        each = [plain(str(a)) == plain(b) for a, b in zip(found, written, strict=True)]
         right, bits = sum(each), base64.b64encode(np.packbits(each).tobytes()).decode()
         low, high = wilson(right, len(written))
         scores[name] = {"read": len(written), "exact_match": right / len(written), "exact_match_95": [low, high],
-                        "ms_a_crop": 1000 * seconds / len(written), "right": bits}  # fmt: skip
-        print(f"{name:<14} {right / len(written):.3f}  ({low:.3f} to {high:.3f}) of {len(written):,}, "
-              f"{1000 * seconds / len(written):.1f} ms a crop", flush=True)  # fmt: skip
+                        "ms_a_crop": milliseconds, "right": bits}  # fmt: skip
+        line = f"{name:<14} {right / len(written):.3f}  ({low:.3f} to {high:.3f}) of {len(written):,}"
+        confidences = [reading.confidence for reading in found if isinstance(reading, Reading)]
+        if confidences:
+            sure, good = sure + confidences, good + each
+            error = scores[name]["expected_calibration_error"] = calibration_error(confidences, each)
+            line += f", calibration error {error:.3f}"
+        print(f"{line}, {milliseconds:.1f} ms a crop", flush=True)
+    if sure:
+        scores["all"] = {"read": len(good), "expected_calibration_error": calibration_error(sure, good)}
+        print(f"{'all':<14} calibration error {scores['all']['expected_calibration_error']:.3f} of {len(good):,}")
     return scores
+
+
+def timed(engine: Engine, images: Sequence[np.ndarray], one_by_one: bool) -> tuple[Sequence[str | Reading], float]:
+    """Readings, and milliseconds a crop: the mean, or one by one the median."""
+    groups = [[image] for image in images] if one_by_one else [images]
+    found, seconds = list[str | Reading](), list[float]()
+    for group in groups:
+        start = time.perf_counter()
+        found += engine(group)
+        seconds.append((time.perf_counter() - start) / len(group))
+    return found, 1000 * float(np.median(seconds))
 
 
 def _plain_for(name: str) -> Callable[[str], str]:

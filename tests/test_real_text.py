@@ -1,7 +1,10 @@
 """Crops of real sets: cut, split in thirds by document, read, and which crops were read."""
 
 import base64
+import gzip
 import re
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.data.text_file import TextFile
+from mlx_pixword.inference.read import Reading
 
 
 @pytest.fixture
@@ -52,3 +56,65 @@ def test_what_was_read_is_kept_crop_by_crop(crops: Path, monkeypatch: pytest.Mon
     assert bits.tolist() == [0] + [1] * 9 and score["exact_match"] == 0.9
     with pytest.raises(PixWordError, match=re.escape("holds no crops of meters of the part development")):
         real_text.main(["--crops", str(crops), "--sets", "meters"])
+
+
+def test_confidences_are_compared_with_what_was_right(
+    crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = TextFile(crops / "plates-31x8-development.pwtext")
+    written = iter([source.text(int(n)) for n in real_text.chosen_crops(len(source), 8)])
+
+    def read(images: Sequence[np.ndarray]) -> list[Reading]:
+        if np.all(images[0] == 255):
+            return [Reading("", 0.0, 0.0, ())]
+        return [Reading(next(written), 0.0, 0.75, ()) for _ in images]
+
+    monkeypatch.setitem(real_text.ENGINES, "ours", lambda _: read)
+    monkeypatch.setattr(real_text, "stay_on_one_core", lambda: None)
+    real_text.main(["--crops", str(crops), "--sets", "plates-31x8", "--limit", "8", "--one-core"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert "plates-31x8    1.000" in first and "calibration error 0.250" in first and "ms a crop" in first
+    assert second == "all            calibration error 0.250 of 8"
+
+
+WORD = '<word xMin="{}" yMin="{}" xMax="{}" yMax="{}">{}</word>'
+
+
+def poppler(*command: str) -> "subprocess.CompletedProcess[bytes]":
+    """What poppler does with a page of 72x36 points that has four words, one of them upright and one in Greek."""
+    if command[0] == "pdftotext":
+        boxes = [(6, 6, 26, 12, "12.50"), (30, 6, 44, 12, "(x)"), (60, 4, 64, 30, "turned"), (6, 20, 30, 26, "λόγος")]
+        page = '<page width="72" height="36">' + "".join(WORD.format(*box) for box in boxes) + "</page>"
+        text = f'<html xmlns="http://www.w3.org/1999/xhtml">{page}\x0c</html>'
+        return subprocess.CompletedProcess(command, 0, text.encode())
+    dpi = int(command[2])
+    pixels = np.arange(dpi * dpi // 2, dtype=np.uint32).reshape(dpi // 2, dpi)  # each says where it is
+    rgb = np.stack([pixels >> 16, pixels >> 8, pixels], axis=-1).astype(np.uint8)
+    Image.fromarray(rgb).save(f"{command[-1]}-3.ppm")
+    return subprocess.CompletedProcess(command, 0)
+
+
+@pytest.mark.parametrize("dpi", [36, 72])
+def test_words_of_pdfs_stand_where_poppler_says(dpi: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_text, "_poppler", poppler)
+    for name, content in (("a.pdf", b"%PDF one"), ("b.pdf", b"%PDF one"), ("d.pdf", b"text"), ("e.txt", b"%PDF no")):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "c.pdf.gz").write_bytes(gzip.compress(b"%PDF two"))
+    (tmp_path / "link.pdf").symlink_to("nowhere.pdf")
+    found = list(real_text.pdf_words(tmp_path, dpi))
+    assert [(text, document) for _, text, document in found] == [  # a copy is the same document
+        ("12.50", "pdf a.pdf"), ("(x)", "pdf a.pdf"), ("12.50", "pdf c.pdf.gz"), ("(x)", "pdf c.pdf.gz"),
+    ]  # fmt: skip
+    scale = dpi // 36
+    for pixels, text, _ in found:
+        left, right = (3, 13) if text == "12.50" else (15, 22)
+        where = pixels.astype(int) @ [2**16, 2**8, 1]
+        assert where.shape == (3 * scale + 1, (right - left) * scale + 3)
+        assert divmod(where[0, 0], dpi) == (3 * scale, left * scale - 1)
+
+
+def test_without_poppler_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PixWordError, match="pdftotext: No such file or directory; apt-get install poppler-utils"):
+        list(real_text.pdf_words(tmp_path, 36))
