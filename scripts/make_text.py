@@ -53,7 +53,7 @@ class TextArgs:
     clutter: str = setting("0.2", "share of crops at whose edges other text intrudes, or a list such as 0,1")
     distort: bool = setting(True, "noise, blur, JPEG and small turns, as in training")
     length: int = setting(TEXT_LENGTH, "characters of the longest string")
-    curriculum: int = setting(0, "crops over which strings grow from 2 characters to their full length")
+    curriculum: int = setting(0, "crops over which text goes from one plain face and 2 characters to everything")
     words: Path | None = setting(None, "words, one a line (default: some hundred built in)", metavar="FILE")
     fonts: list[str] = setting([], "more faces, from a folder; may be repeated", metavar="DIR")
     image_size: int = setting(128, "longest side of a crop")

@@ -249,15 +249,23 @@ def test_neighbours_are_cut_by_the_edge_and_leave_the_text_alone() -> None:
         assert border.max() > 0.1, crop
 
 
-def test_a_curriculum_grows_to_the_full_length() -> None:
+def test_a_curriculum_goes_from_one_plain_face_to_everything() -> None:
     style = TextStyle(curriculum=1000, length=8)
     source = TextSource(7, style=style, image_size=300)
-    assert [source.longest(n) for n in (0, 166, 167, 500, 999, 1000, 10**9)] == [2, 2, 3, 5, 7, 8, 8]
-    assert max(len(source.crop(n).text) for n in range(100)) == 2
+    lengths = [source.style_at(n).length for n in (0, 83, 84, 500, 999, 1000, 10**9)]
+    assert lengths == [2, 2, 3, 5, 8, 8, 8] and source.style_at(1000) == style
+    assert max(len(source.crop(n).text) for n in range(80)) == 2
     assert max(len(source.crop(n).text) for n in range(1000, 1100)) == 8
-    assert all(len(source.crop(n).text) <= source.longest(n) for n in range(0, 1000, 7))
     only_dates = TextSource(7, style=replace(style, kinds=("dates",)), image_size=300)
     assert {len(only_dates.crop(n).text) for n in range(50)} == {5}
+    first, half = ([source.crop(n) for n in range(start, start + 60)] for start in (0, 500))
+    everything = [source.crop(n) for n in range(1000, 1400)]
+    assert {crop.face.name for crop in first} == {source.families["dejavu sans"][0].name}
+    assert min(crop.contrast for crop in first) > 0.93 and min(crop.looks.height for crop in first) > 16
+    assert not any(crop.looks.noise or crop.looks.neighbors for crop in first[:5])
+    faces = [len({crop.face.name for crop in some}) for some in (half, everything)]
+    assert 3 < faces[0] < faces[1] and faces[1] == sum(len(family) for family in source.families.values())
+    assert min(crop.looks.height for crop in half) > 6 > min(crop.looks.height for crop in everything)
 
 
 # --- mistakes, and what a run knows of its text -----------------------------------------------------------------------

@@ -42,7 +42,9 @@ class DataArgs:
     text_heights: str = setting("4-32", "pixels from top to bottom of the ink of built-in text", metavar="LOW-HIGH")
     text_contrast: str = setting("0.2-1", "contrast of built-in text; 1 is black on white", metavar="LOW-HIGH")
     text_length: int = setting(TEXT_LENGTH, "characters of the longest built-in text")
-    text_curriculum: int = setting(0, "documents over which built-in text grows from 2 characters to its full length")
+    text_curriculum: int = setting(
+        0, "documents over which built-in text goes from one plain face and 2 characters to everything"
+    )
     text_words: Path | None = setting(
         None, "words of built-in text, one a line (default: some hundred)", metavar="FILE"
     )

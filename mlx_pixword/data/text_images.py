@@ -7,7 +7,7 @@ model receives. Drawing is cheap (glyphs are drawn once), so crops are drawn whe
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -25,6 +25,7 @@ MARGIN = 1.0  # pixels left and right of the ink at the least
 GAP = 1.2  # heights that a neighbour at the left or right takes, with the gap before it, at the most
 CAPTIONS = 2000  # enough to see every character, and the words that are common
 _TRIES = 60
+_FIRST = 0.25  # of the heights' logarithmic range, from the highest down, at reach 0
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -40,7 +41,10 @@ class TextStyle:
         distort: share of crops that may have noise, blur, JPEG or a small turn.
         length: characters of the longest string.
         slack: of margins, as a share of up to 8 pixels at the left and at the right and 4 above and below.
-        curriculum: documents over which the longest string grows from 2 characters to its full length.
+        reach: share of all this variety that is drawn: 0 is strings of up to 2 characters in one plain face, large and
+            of full contrast, 1 is everything.
+        curriculum: documents over which ``reach`` grows from 0. A model reads one face within some thousand crops, and
+            others soon after; shown all faces, heights and colours at once it does not begin within ten times as many.
     """
 
     kinds: tuple[str, ...] = TEXT_KINDS
@@ -50,6 +54,7 @@ class TextStyle:
     distort: float = 1.0
     length: int = TEXT_LENGTH
     slack: float = 1.0
+    reach: float = 1.0
     curriculum: int = 0
 
 
@@ -150,40 +155,56 @@ class TextSource:
     def __len__(self) -> int:
         raise TypeError("the built-in text is endless; ask for as many as you need")
 
-    def longest(self, index: int) -> int:
-        """Characters of the longest string at ``index``."""
-        full, over = self.style.length, self.style.curriculum
-        return full if index >= over else 2 + (full - 2) * index // over
+    def style_at(self, index: int) -> TextStyle:
+        """What is drawn at ``index``: the style as far as the curriculum has come."""
+        style, over = self.style, self.style.curriculum
+        reach = style.reach * (1.0 if index >= over else index / over)
+        if reach >= 1:
+            return style
+        (low, high), contrast = style.heights, style.contrast
+        return replace(
+            style,
+            reach=reach,
+            length=2 + round(reach * (style.length - 2)),
+            heights=(high * (low / high) ** (_FIRST + (1 - _FIRST) * reach), high),
+            contrast=(contrast[1] - reach * (contrast[1] - contrast[0]), contrast[1]),
+            clutter=reach * style.clutter,
+            distort=reach * style.distort,
+        )
 
     def crop(self, index: int) -> TextCrop:
         """The crop at ``index >= 0``."""
         r = Random(f"text {VERSION} {self.seed} {int(self.held_out)} {index}")
-        low, high = self.style.heights
-        height = low * (high / low) ** r.random()
-        contrast = self.style.contrast[1] - (self.style.contrast[1] - self.style.contrast[0]) * r.random() ** 2
-        angle = _angle(r) if r.random() < 0.08 * self.style.distort else 0.0
-        kind, text, face, width = self._fitting(height, angle, self.longest(index), r)
-        neighbors = self._neighbors(height, width, r) if r.random() < self.style.clutter else ()
+        style = self.style_at(index)
+        (low, high), (least, most) = style.heights, style.contrast
+        height, contrast = low * (high / low) ** r.random(), most - (most - least) * r.random() ** 2
+        angle = _angle(r) if r.random() < 0.08 * style.distort else 0.0
+        kind, text, face, width = self._fitting(height, angle, style, r)
+        neighbors = self._neighbors(height, width, r) if r.random() < style.clutter else ()
         ink, paper = _colors(contrast, r)
-        place = _place(height, width, self.image_size, self.style.slack, neighbors, r)
-        damage = _damage(self.style.distort, height, r)
+        place = _place(height, width, self.image_size, style.slack, neighbors, r)
+        damage = _damage(style.distort, height, r)
         looks = Looks(height, width, *place, pick(r, KERNELS), ink, paper, angle, neighbors, **damage)
         return TextCrop(text, kind, face, contrast, looks, f"text {index}")
 
-    def _fitting(self, height: float, angle: float, limit: int, r: Random) -> tuple[str, str, Face, float]:
+    def _fitting(self, height: float, angle: float, style: TextStyle, r: Random) -> tuple[str, str, Face, float]:
         """Kind, string and face that fit S at a height, and the width of the ink: stretched or narrowed by a tenth."""
-        room = self.image_size - 2 * MARGIN
+        room, limit = self.image_size - 2 * MARGIN, style.length
         for _ in range(_TRIES):
             kind = pick(r, self.strings.kinds_within(limit))
             text = self.strings.draw(kind, limit, r)
-            faces = self.families[pick(r, self._names)]
-            face = faces[int(r.random() * len(faces))]
+            face = self._face(style.reach, r)
             w, h = turned_extent(*face.extent(text, em_for(height)), angle)
             width, stretch = height * w / h, 0.9 + 0.2 * r.random()
             if 0.9 * width <= room:
                 return kind, text, face, min(width * stretch, room)
             limit = max(2, min(limit, len(text)) - 1)  # a shorter one is likelier to fit
         raise PixWordError(f"no text of {height:.1f} pixels fits an image_size of {self.image_size}")
+
+    def _face(self, reach: float, r: Random) -> Face:
+        """A family of those within reach, and one of its faces."""
+        faces = self.families[self._names[int(r.random() * max(1.0, reach * len(self._names)))]]
+        return faces[int(r.random() * max(1.0, reach * len(faces)))]
 
     def _neighbors(self, height: float, width: float, r: Random) -> tuple[tuple[str, str, float], ...]:
         """One or two intruders; all are cut by the edge, so that they cannot be taken for the text itself."""

@@ -73,9 +73,15 @@ def is_hidden_matrix(name: str) -> bool:
 
 
 def zero_output_projections(model: PixWordModel) -> None:
-    """Set attention outputs, feed-forward outputs and the head to zero: every layer starts as the identity."""
+    """Set attention outputs, feed-forward outputs and the head to zero: every layer starts as the identity.
+
+    With a concatenated summary the projection of the last state is zero too: the colours of a window are there from the
+    start, and what its layers make of them comes in as it is learnt.
+    """
     for layer in [*model.layers, *model.image_block.layers]:
         for projection in (layer.attention.o_proj, layer.ffn.down_proj):
             projection.weight = mx.zeros_like(projection.weight)
+    if model.args.summary == "concat" and "state_proj" in model.image_block:
+        model.image_block.state_proj.weight = mx.zeros_like(model.image_block.state_proj.weight)
     for name in model.head.parameters():
         model.head[name] = mx.zeros_like(model.head[name])
