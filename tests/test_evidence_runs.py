@@ -19,7 +19,7 @@ from evidence.files import read_json, write_json
 from evidence.flops import front_flops, graph_flops, step_flops
 from evidence.fronts import PatchFront, channels
 from evidence.learning import Learner, objective
-from evidence.manifest import Known, factors_tried, manifest, points_of, rate_of
+from evidence.manifest import Known, core_seconds, factors_tried, manifest, points_of, rate_of, unnamed
 from evidence.plan import PLANS, Plan, keep_plan
 from evidence.records import known
 from evidence.run import Paused, Training
@@ -28,6 +28,8 @@ from evidence.timing import measure, parameter_counts
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.data.fonts import bundled_faces
+from mlx_pixword.inference.words import generate_batch
+from mlx_pixword.inputs.processor import Processor
 
 TINY = replace(
     PLANS["quick"], seeds=1, factors=(1.0,), batch=4, train_crops=64, dev_crops=6, main_cell=1, other_cell=0,
@@ -49,7 +51,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
         patch.setattr(evidence_crops, "evidence_faces", lambda: list(bundled_faces()))
         keep_plan(TINY, results)
         evidence_crops.prepare_crops(TINY, results, scratch)
-    measure(TINY, results, scratch, rounds=1, steps=1, arms=["1b", "4", "2", "7", "8"])
+    measure(TINY, results, scratch, rounds=1, steps=1, variants=["1b", "4", "2", "7", "8"])
     timing = read_json(results / "timing.json")
     for arm in ARMS:  # the others are not run here
         timing["arms"].setdefault(arm, timing["arms"]["4"])
@@ -130,6 +132,23 @@ def test_parameters_are_equal_within_five_percent() -> None:
     assert max(counts.values()) / min(counts.values()) < 1.05
 
 
+@pytest.mark.parametrize("name", ["1b", "4", "7"])
+def test_a_reading_is_that_of_greedy_decoding_up_to_its_first_mistake(rng: np.random.Generator, name: str) -> None:
+    learner = Learner.new(arm_of(name), SHAPE, 0)
+    arm, args, head = learner.arm, learner.args, learner.model.head
+    head.weight = mx.random.normal(head.weight.shape)
+    images = [crop(rng, 6 + n % 5, 9 + n) for n in range(12)]
+    batch = batch_of(arm, args, [document_of(arm, args, pixels, None) for pixels in images])
+    greedy = generate_batch(learner.model, Processor(args, CharacterTokenizer()), batch, max_tokens=6)
+    for change in range(-1, 4):  # texts that are read exactly, and with a mistake in every place
+        texts = [text[:5] if change < 0 else f"{text[:change]}$$" for text in greedy]
+        found = learner.read([document_of(arm, args, *pair) for pair in zip(images, texts, strict=True)], rows=5)
+        for reading, text, whole in zip(found, texts, greedy, strict=True):
+            wrong = next((n for n, pair in enumerate(zip(text, whole, strict=False)) if pair[0] != pair[1]), len(text))
+            assert reading == whole[: wrong + 1]
+            assert (reading == text) == (whole == text)
+
+
 def test_characters() -> None:
     words = CharacterTokenizer()
     assert words.decode(words.encode("aZ-9.5$")) == "aZ-9.5$"
@@ -140,13 +159,13 @@ def test_characters() -> None:
 
 
 def test_the_order_is_a_function_of_seed_and_step_and_grows_with_it() -> None:
-    lengths, areas = np.arange(640) % 8 + 1, np.arange(640)[::-1]
-    order = Order(lengths, areas, batch=8, curriculum=1024, seed=3, group=4)
+    lengths, sizes = np.arange(640) % 8 + 1, np.arange(640)[::-1]
+    order = Order(lengths, sizes, batch=8, curriculum=1024, seed=3, group=4)
     assert order.crops(5).tolist() == order.crops(5).tolist()
     assert order.crops(5).tolist() != replace(order, seed=4).crops(5).tolist()
     assert lengths[order.crops(0)].max() == 2
     assert lengths[order.crops(16 * 8)].max() == 8
-    assert np.ptp(areas[order.crops(200)]) < np.ptp(areas)  # steps are of one size
+    assert np.ptp(sizes[order.crops(200)]) < np.ptp(sizes)  # steps are of one size
 
 
 # --- stopping and going on --------------------------------------------------------------------------------------------
@@ -223,6 +242,22 @@ def test_trials_come_first_and_an_edge_extends_them_for_all() -> None:
     assert factors_tried(state, arms) == [*factors, 8.0]
     assert sum(spec.rate == 8 for spec in manifest(state, ["i"])) == 4
     assert all(spec.kind == "trial" for spec in manifest(state, ["i"]))
+
+
+def test_what_is_left_is_told_in_core_minutes(prepared: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The trunk, the cooldowns and the readings of a run; runs whose rates are not known yet are counted too."""
+    state = known_with({})
+    state = replace(state, timing={name: {**entry, "read_seconds": 0.001} for name, entry in state.timing.items()})
+    (spec,) = [spec for spec in unnamed(state, ["i"]) if (spec.arm, spec.seed) == ("4", 0)]
+    assert spec.points == {"time 1": 6000, "images": 3000, "flops": 6000}
+    training, reading = 6000 + 0.2 * 3000, 18_000 * (1 + 1 / 3) + 2 * 1000
+    assert core_seconds(state, spec) == pytest.approx(0.01 * training + 0.001 * reading)
+    assert len(unnamed(state, ["i"])) == 20 and not unnamed(state, ["iv"])
+    main(["status", "--results", str(prepared[0]), "--blocks", "i"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "i-main-7-r?-s0" in lines[-2] and re.match(r"left: about \d+ core-minutes", lines[-1])
+    with pytest.raises(PixWordError, match="1b, fold 8 was not timed"):
+        state.timed("1b, fold 8")
 
 
 def test_points_are_at_equal_time_images_and_operations() -> None:

@@ -41,6 +41,11 @@ def read_records(results: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((results / "runs").glob("*.json"))]
 
 
+def main_records(results: Path) -> list[dict[str, Any]]:
+    """Finished runs of the main comparison that have final weights: those that diverged have not."""
+    return [r for r in read_records(results) if r["spec"]["kind"] == "main" and not r["diverged"]]
+
+
 def largest_size(plan: Plan) -> int:
     """Parameters without colour tables of the run that is predicted."""
     shape = replace(plan.shape, **scaled_shape(plan.widths[-1]))

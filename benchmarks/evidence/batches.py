@@ -1,6 +1,6 @@
 """From crops to batches of an arm: the same crops in the same order for every arm, with seeded augmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import mlx.core as mx
@@ -18,6 +18,7 @@ from .characters import CharacterTokenizer
 from .fronts import ImageBatch, with_images
 
 TRIM = 2  # pixels that augmentation may cut from a margin, which changes the phase within the windows
+WINDOW = 4  # side, in pixels, at which crops are compared in size
 SHIFT = 8  # levels by which augmentation may make a crop lighter or darker
 
 
@@ -31,12 +32,29 @@ def document_of(arm: Arm, args: ModelArgs, pixels: np.ndarray, text: str | None)
     return make_document(parts, closed=text is not None)
 
 
-def batch_of(arm: Arm, args: ModelArgs, documents: Sequence[Document], seed: Sequence[int] = (0,)) -> Batch:
-    """One row a document; ``seed`` is that of the query pixels."""
+def documents_of(arm: Arm, args: ModelArgs, crops: TextFile, chosen: Iterable[int]) -> list[Document]:
+    """Documents of chosen crops of a file, with what they say."""
+    return [document_of(arm, args, crops.crop(n), crops.text(n)) for n in chosen]
+
+
+def batch_of(
+    arm: Arm, args: ModelArgs, documents: Sequence[Document], seed: Sequence[int] = (0,), *, words: bool = False
+) -> Batch:
+    """One row a document.
+
+    Args:
+        arm, args: what it is for.
+        documents: the rows.
+        seed: of the query pixels.
+        words: predict words alone, as arms whose objective that is do anyway: of the last layer little is needed then.
+    """
+    words = words or not arm.is_pixel or arm.objective == "words"
+    queries = 0 if words else arm.pixel_queries
     if arm.front != "conv":
-        return collate([[d] for d in documents], args, exact=True, pixel_queries=arm.pixel_queries, seed=seed)
+        rows = [[d] for d in documents]
+        return collate(rows, args, exact=True, boundary=not words, pixel_queries=queries, seed=seed)
     placed, images = with_images(list(documents), args.window_size)
-    plain = collate([[d] for d in placed], args, exact=True)
+    plain = collate([[d] for d in placed], args, exact=True, boundary=False)
     return ImageBatch(**{f.name: getattr(plain, f.name) for f in fields(plain)}, images=mx.array(images))
 
 
@@ -49,7 +67,7 @@ class Order:
 
     Attributes:
         lengths: ``[n]``, characters of each crop.
-        areas: ``[n]``, pixels of each crop.
+        sizes: ``[n]``, elements of each crop, of which steps get similar ones.
         batch: crops a step.
         curriculum: crops over which the longest string grows from 2 characters to all.
         seed: of the run.
@@ -57,7 +75,7 @@ class Order:
     """
 
     lengths: np.ndarray
-    areas: np.ndarray
+    sizes: np.ndarray
     batch: int
     curriculum: int
     seed: int
@@ -71,7 +89,7 @@ class Order:
         limit = longest if seen >= self.curriculum else 2 + (longest - 2) * seen // self.curriculum
         usable = np.flatnonzero(self.lengths <= limit)
         drawn = rng.choice(usable, self.group * self.batch, replace=len(usable) < self.group * self.batch)
-        drawn = drawn[np.argsort(self.areas[drawn], kind="stable")]
+        drawn = drawn[np.argsort(self.sizes[drawn], kind="stable")]
         return drawn.reshape(self.group, self.batch)[rng.permutation(self.group)[place]]
 
 
@@ -79,12 +97,13 @@ def order_of(crops: TextFile, batch: int, curriculum: int, seed: int, labels: in
     """The order over a file of crops; of its first ``labels`` alone, where that is positive."""
     count = min(labels, len(crops)) if labels else len(crops)
     lengths = crops.columns["characters"][:count]
-    return Order(np.asarray(lengths), crop_areas(crops)[:count], batch, curriculum, seed)
+    return Order(np.asarray(lengths), crop_sizes(crops, count), batch, curriculum, seed)
 
 
-def crop_areas(crops: TextFile) -> np.ndarray:
-    """Pixels of each crop."""
-    return np.array([np.prod(crops.crop(n).shape[:2]) for n in range(len(crops))])
+def crop_sizes(crops: TextFile, count: int) -> np.ndarray:
+    """Windows and characters of the first crops, at the window side that most arms have."""
+    sides = np.array([crops.crop(n).shape[:2] for n in range(count)])
+    return np.prod(-(-sides // WINDOW), axis=1) + crops.columns["characters"][:count]
 
 
 def augmented(pixels: np.ndarray, left: float, top: float, rng: np.random.Generator) -> np.ndarray:

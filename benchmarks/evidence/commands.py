@@ -20,19 +20,21 @@ class PrepareArgs:
 
     plan: str = setting(
         "full",
-        "full: 14 minutes a run and 5 seeds; short: 11 and 3; quick: seconds",
+        "full: 14 minutes of one core a run; short: 4; quick: seconds",
         choices=("full", "short", "quick"),
     )
     minutes: float = setting(0.0, "minutes of a run, in place of the plan's")
     seeds: int = setting(0, "seeds of the main comparison, in place of the plan's")
+    real: Path | None = setting(None, "folder of real sets, made by benchmarks/real_text.py --prepare", metavar="DIR")
     results: Path = setting(RESULTS, "folder of what is kept", metavar="DIR")
     scratch: Path = setting(SCRATCH, "folder of crops, states and locks, which is not kept", metavar="DIR")
 
 
 @dataclass(frozen=True)
 class TimingArgs:
-    """Measure seconds and operations a crop of every arm, on an idle machine; single-threaded."""
+    """Measure processor seconds and operations a crop of every arm; single-threaded."""
 
+    blocks: str = setting(",".join(BLOCK_NAMES), "blocks whose arms and variants are measured; others stay as kept")
     rounds: int = setting(5, "times that each arm's turn comes")
     steps: int = setting(6, "steps a turn")
     results: Path = setting(RESULTS, "folder of what is kept", metavar="DIR")
@@ -81,7 +83,9 @@ class ReportArgs:
 
     page: Path = setting(Path("docs/evidence.md"), "page whose results are replaced", metavar="FILE")
     figures: Path = setting(Path("docs/evidence"), "folder of the HTML page and the figures", metavar="DIR")
+    open_closed: bool = setting(False, "first read the closed third of the real sets with all finished runs, once")
     results: Path = setting(RESULTS, "folder of what is kept", metavar="DIR")
+    scratch: Path = setting(SCRATCH, "folder of crops and final weights", metavar="DIR")
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,10 @@ class ReproduceArgs:
 
 
 def prepare(argv: Sequence[str] | None) -> None:
+    from .analysis import main_records
     from .crops import prepare_crops
     from .plan import keep_plan, plan_named
+    from .real import DEVELOPMENT, REAL_SETS, prepare_real, read_again
 
     args = parse(PrepareArgs, "benchmarks/evidence prepare", argv)
     changes = {name: value for name in ("minutes", "seeds") if (value := getattr(args, name))}
@@ -106,17 +112,25 @@ def prepare(argv: Sequence[str] | None) -> None:
     keep_plan(plan, args.results)
     prepare_crops(plan, args.results, args.scratch)
     notice(f"crops in {args.scratch}, plan and test set in {args.results}")
+    missing: Sequence[str] = REAL_SETS
+    if args.real is not None:
+        missing = prepare_real(args.real, plan, args.results, args.scratch)
+        if lost := read_again(main_records(args.results), plan, DEVELOPMENT, args.results, args.scratch):
+            notice(f"no final weights of {len(lost)} finished runs, which read no real set: {', '.join(lost)}")
+    if missing:
+        notice(f"without the real sets {', '.join(missing)}: no claim can be supported")
 
 
 def timing(argv: Sequence[str] | None) -> None:
     from .plan import kept_plan
-    from .timing import measure
+    from .timing import measure, variants_of
 
     args = parse(TimingArgs, "benchmarks/evidence timing", argv)
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # the library reads it once, when it is loaded
         os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    measure(kept_plan(args.results), args.results, args.scratch, args.rounds, args.steps)
+    names = variants_of(blocks_of(args.blocks))
+    measure(kept_plan(args.results), args.results, args.scratch, args.rounds, args.steps, names)
     notice(f"kept in {args.results / 'timing.json'}")
 
 
@@ -141,16 +155,22 @@ def work(argv: Sequence[str] | None) -> None:
 
 
 def status(argv: Sequence[str] | None) -> None:
-    from .manifest import manifest
+    from .manifest import core_seconds, manifest, unnamed
     from .records import known
 
     args = parse(StatusArgs, "benchmarks/evidence status", argv)
-    state = known(args.results)
-    for spec in manifest(state, blocks_of(args.blocks)):
-        done = state.nats.get(spec.id)
+    state, blocks = known(args.results), blocks_of(args.blocks)
+    left = dict.fromkeys(blocks, 0.0)
+    for spec in [*manifest(state, blocks), *unnamed(state, blocks)]:
+        done, seconds = state.nats.get(spec.id), core_seconds(state, spec)
         told = ", ".join(f"{name} {nats:.3f}" for name, nats in done.items()) if done is not None else "to do"
-        minutes = max(spec.points.values()) * state.timing.get(spec.arm, {}).get("seconds", 0) / 60
-        print(f"{spec.id:<44}{max(spec.points.values()):>9,} crops{minutes:7.1f} min  {told}")
+        left[spec.block] = left.get(spec.block, 0.0) + (seconds if done is None else 0.0)
+        print(f"{spec.id:<44}{max(spec.points.values()):>9,} crops{seconds / 60:7.1f} min  {told}")
+    each = ", ".join(f"{block} {seconds / 60:.0f}" for block, seconds in left.items() if seconds)
+    print(
+        f"left: about {sum(left.values()) / 60:.0f} core-minutes{f' ({each})' if each else ''}, by the timing, with "
+        "evaluation; further learning rates are not counted, nor what follows from others in blocks iv to vi"
+    )
 
 
 def predict(argv: Sequence[str] | None) -> None:
@@ -172,6 +192,16 @@ def report(argv: Sequence[str] | None) -> None:
     from .pages import write_pages
 
     args = parse(ReportArgs, "benchmarks/evidence report", argv)
+    if args.open_closed:
+        from .analysis import main_records
+        from .plan import kept_plan
+        from .real import open_closed
+        from .records import commit, now
+
+        stamp = {"opened": now(), "commit": commit()}
+        records, plan = main_records(args.results), kept_plan(args.results)
+        if lost := open_closed(records, plan, args.results, args.scratch, stamp):
+            notice(f"no final weights of {len(lost)} finished runs, which read no real set: {', '.join(lost)}")
     write_pages(args.results, args.page, args.figures)
     notice(f"results in {args.page}, figures and page in {args.figures}")
 

@@ -3,7 +3,7 @@
 B  rows of a batch    L  elements of a row    V  words    K  pix tokens
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_pixword.inference.words import generate_batch
-from mlx_pixword.inputs.processor import Processor
+from mlx_pixword.inference.words import NEVER_GENERATED
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.batch import Batch
 from mlx_pixword.model.document import EOS, NO_TARGET, SPECIAL_WORDS, Document
@@ -80,8 +79,7 @@ def objective(model: PixWordModel, arm: Arm, batch: Batch, task: str = "read") -
 
     ``task`` "read" is the arm's own objective; "pixels" (pixel arms) predicts pixels alone, without captions.
     """
-    logits, query_logits = model.forward(batch)
-    words = model.args.vocab_size
+    (logits, query_logits), batch, words = model.scored(batch), batch.counted, model.args.vocab_size
     if not arm.is_pixel or arm.objective == "words":
         nats, count = word_nats(logits, batch.targets, words)
         return nats / count
@@ -170,38 +168,51 @@ class Learner:
     def nats_per_character(self, documents: Sequence[Document], rows: int = 128) -> float:
         """Mean nats of characters and ``</s>`` given what comes before them, over documents with their text."""
         total, count = 0.0, 0
-        for batch in self._batches(documents, rows):
-            x = self.model.read(batch, self.model.states_in_chunks(batch))
-            logits = x @ self.model.head()[: self.args.vocab_size].T
-            nats, number = word_nats(logits, batch.targets, self.args.vocab_size, len(SPECIAL_WORDS))
+        for _, batch in self._batches(documents, rows):
+            logits, _ = self.model.scored(batch, self.model.states_in_chunks(batch))
+            targets = batch.counted.targets
+            nats, number = word_nats(logits, targets, self.args.vocab_size, len(SPECIAL_WORDS))
             total, count = total + float(np.array(nats)), count + int(np.array(number))
         return total / count
 
     def nats_per_pixel(self, documents: Sequence[Document], rows: int = 64) -> float:
         """Mean nats of the pixels that the arm's objective predicts, over documents; pixel arms only."""
         total = np.zeros(2)
-        for batch in self._batches(documents, rows):
+        for _, batch in self._batches(documents, rows, words=False):
             sums = loss_sums(*self.model.forward(batch), batch, self.args.vocab_size)
             pairs = (sums.boundary_nats + sums.dense_nats, sums.boundary_pixels + sums.dense_pixels)
             total += np.array([float(np.array(value)) for value in pairs])
         return float(total[0] / total[1])
 
-    def _batches(self, documents: Sequence[Document], rows: int) -> Any:
-        ordered = sorted(documents, key=len)
-        for start in range(0, len(ordered), rows):
-            yield batch_of(self.arm, self.args, ordered[start : start + rows])
+    def read(self, documents: Sequence[Document], rows: int = 128) -> list[str]:
+        """What the model reads in documents that end with what they say, each up to its first wrong character.
 
-    def read(self, documents: Sequence[Document], longest: int, rows: int = 128) -> list[str]:
-        """What the model reads in documents that end behind their image, by the package's greedy decoding."""
-        processor = Processor(self.args, CharacterTokenizer())
-        order = sorted(range(len(documents)), key=lambda n: len(documents[n]))
+        Greedy decoding sees what it wrote before, which is the text itself until the first mistake. So one pass with
+        the text in its place gives the same reading up to there and the same exact matches, without a step a character.
+        """
         readings = [""] * len(documents)
+        never = mx.zeros(self.args.vocab_size).at[mx.array(NEVER_GENERATED)].add(-mx.inf)
+        for some, batch in self._batches(documents, rows):
+            logits, _ = self.model.scored(batch, self.model.states_in_chunks(batch))
+            guesses = np.array(mx.argmax(logits[..., : self.args.vocab_size] + never, axis=-1))  # [B, c]
+            for n, guess, target in zip(some, guesses, np.array(batch.counted.targets), strict=True):
+                readings[n] = until_mistake(guess, target)
+        return readings
+
+    def _batches(self, documents: Sequence[Document], rows: int, words: bool = True) -> Iterator[tuple[Any, Batch]]:
+        """Which documents, and a batch of them; similar lengths go together."""
+        order = sorted(range(len(documents)), key=lambda n: len(documents[n]))
         for start in range(0, len(order), rows):
             some = order[start : start + rows]
-            batch = batch_of(self.arm, self.args, [documents[n] for n in some])
-            for n, text in zip(some, generate_batch(self.model, processor, batch, max_tokens=longest), strict=True):
-                readings[n] = text
-        return readings
+            yield some, batch_of(self.arm, self.args, [documents[n] for n in some], words=words)
+
+
+def until_mistake(guesses: np.ndarray, targets: np.ndarray) -> str:
+    """The characters guessed, ``[c]``, up to the first that is not the target's."""
+    chosen = (targets == EOS) | (targets >= len(SPECIAL_WORDS))
+    guesses, targets = guesses[chosen], targets[chosen]
+    wrong = np.flatnonzero(guesses != targets)
+    return CharacterTokenizer().decode(guesses[: wrong[0] + 1 if len(wrong) else None].tolist())
 
 
 def _state_of(optimizer: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mlx_pixword.common.errors import PixWordError
+
 from .arms import ARMS, BLOCKS
 from .plan import Plan
 
@@ -78,9 +80,22 @@ class Known:
     nats: Mapping[str, Mapping[str, float]]
     predicted: bool = False
 
+    def timed(self, variant: str) -> Mapping[str, Any]:
+        """The timing of an arm or variant."""
+        if variant not in self.timing:
+            raise PixWordError(f"{variant} was not timed; `python benchmarks/evidence timing --blocks ..` does it")
+        found: Mapping[str, Any] = self.timing[variant]
+        return found
+
+    def cost(self, spec: RunSpec) -> Mapping[str, float]:
+        """Seconds and operations a crop of a run's variant; of its arm where that was not timed."""
+        same = [entry for entry in self.timing.values() if spec.changes and entry.get("changes") == spec.changes]
+        found: Mapping[str, float] = next(iter(same), self.timed(spec.arm))
+        return found
+
     def crops(self, variant: str, share: float = 1.0) -> int:
         """Crops of a share of the plan's minutes."""
-        crops = round(60 * self.plan.minutes * share / self.timing[variant]["seconds"])
+        crops = round(60 * self.plan.minutes * share / self.timed(variant)["seconds"])
         return max(crops, self.plan.batch * self.plan.least_steps)
 
 
@@ -93,6 +108,24 @@ def manifest(known: Known, blocks: Sequence[str] = ("i", "ii", "iii", "iv", "v",
             if spec.id not in named:
                 named.add(spec.id)
                 yield spec
+
+
+def unnamed(known: Known, blocks: Sequence[str]) -> list[RunSpec]:
+    """Runs of the main comparison that have no name yet: the trials that decide their rates are not finished."""
+    arms = [arm for block in blocks for arm in BLOCKS.get(block, ()) if rate_of(known, arm) is None]
+    return [RunSpec(f"{block_of(arm)}-main-{arm}-r?-s{seed}", block_of(arm), "main", arm, seed, 1.0,
+                    points_of(known, arm), changes=changes_of(known, arm))
+            for seed in range(known.plan.seeds) for arm in arms]  # fmt: skip
+
+
+def core_seconds(known: Known, spec: RunSpec) -> float:
+    """Processor seconds that a run takes: its trunk, its cooldowns, and what is read at its points."""
+    plan, cost = known.plan, known.cost(spec)
+    ends = sorted(set(spec.points.values()))
+    crops = (1 - plan.cooldown) * ends[-1] + plan.cooldown * sum(ends)
+    tests = plan.test_crops * (1 + (len(ends) - 1) / plan.seldom) if spec.read else 0.0
+    reads = (0.0 if spec.kind == "pretrain" else plan.dev_crops * len(ends)) + tests
+    return crops * cost["seconds"] + reads * cost.get("read_seconds", cost["seconds"] / 3)
 
 
 # --- learning rates ---------------------------------------------------------------------------------------------------
@@ -162,7 +195,7 @@ def _comparison(known: Known, block: str) -> Iterator[RunSpec]:
 
 def changes_of(known: Known, arm: str) -> dict[str, Any]:
     """What the timing decides: the width that matches arm 8's operations to those of 1b."""
-    return dict(known.timing[arm].get("changes", {}))
+    return dict(known.timed(arm).get("changes", {}))
 
 
 def points_of(known: Known, arm: str) -> dict[str, int]:
@@ -177,12 +210,12 @@ def points_of(known: Known, arm: str) -> dict[str, int]:
 
 
 def least_flops(known: Known) -> float:
-    """The fewest operations that an arm does in a whole run; arms 1 and 1a apart, which are slow."""
-    return min(known.crops(arm) * _flops(known, arm) for arm in ARMS if arm not in ("1", "1a"))
+    """The fewest operations that an arm of the first block does in a whole run."""
+    return min(known.crops(arm) * _flops(known, arm) for arm in BLOCKS["i"])
 
 
 def _flops(known: Known, arm: str) -> float:
-    return float(known.timing[arm]["flops"])
+    return float(known.timed(arm)["flops"])
 
 
 def _ablations(known: Known) -> Iterator[RunSpec]:

@@ -73,6 +73,12 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     replicates: int = 2000
 
+    @property
+    def test_crops(self) -> int:
+        """Crops of the test set, real ones apart."""
+        cells = len(CONTRASTS) * len(CLUTTER) * len(TEST_KINDS)
+        return cells * (len(MAIN_HEIGHTS) * self.main_cell + len(OTHER_HEIGHTS) * self.other_cell)
+
     def arm(self, name: str, changes: Mapping[str, Any] | None = None) -> Arm:
         """An arm of this plan."""
         arm = arm_of(name, changes)
@@ -81,7 +87,7 @@ class Plan:
 
 PLANS = {
     "full": Plan(),
-    "short": Plan(name="short", minutes=11.0, seeds=3),
+    "short": Plan(name="short", minutes=4.0, other_cell=10, curriculum=8000),
     "quick": Plan(
         name="quick", minutes=0.001, seeds=2, ablation_seeds=1, factors=(0.5, 1.0), batch=8, least_steps=2,
         warmup=2, curriculum=64,

@@ -18,11 +18,11 @@ import numpy as np
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.files import make_folder, move
-from mlx_pixword.data.text_file import TextFile
 from mlx_pixword.model.batch import Batch
+from mlx_pixword.model.document import Document
 
-from .batches import Order, augmented, batch_of, document_of, order_of
-from .crops import LENGTH, open_crops
+from .batches import Order, augmented, batch_of, document_of, documents_of, order_of
+from .crops import open_crops
 from .files import pack_texts
 from .learning import Learner
 from .manifest import RunSpec
@@ -45,7 +45,7 @@ class Progress:
     Attributes:
         step: steps of the trunk.
         branch: steps since the trunk, of the cooldown under way; None on the trunk.
-        seconds: of training so far.
+        seconds: of training so far, processor time.
         curve: ``[crops, mean loss]`` along the trunk.
         losses: since the last line of the curve.
         points: results by name.
@@ -140,14 +140,14 @@ class Training:
             raise Paused
         if self.progress.diverged:
             return math.inf
-        start = time.perf_counter()
+        start = time.process_time()
         batch, rng = self._batch(step)
         rate *= self.spec.rate
         if self.spec.task == "masked":
             loss = self.learner.masked_step(batch, rng, rate)
         else:
             loss = self.learner.step(batch, rate, self.spec.task)
-        self.progress.seconds += time.perf_counter() - start
+        self.progress.seconds += time.process_time() - start
         self.progress.diverged = not math.isfinite(loss)
         return loss
 
@@ -175,20 +175,22 @@ class Training:
         if self.spec.kind == "pretrain":
             self._keep_weights()
             return result | {"nats": 0.0}
-        start = time.perf_counter()
-        dev = self._documents(open_crops(self._scratch, "dev"), texts=True)
+        start = time.process_time()
+        dev = self._documents("dev")
         result["nats"] = self.learner.nats_per_character(dev)
         if self.learner.arm.is_pixel and self.learner.arm.objective != "words":
             result["pixel_nats"] = self.learner.nats_per_pixel(dev)
+        if self.spec.kind == "main" and end == self.ends[-1]:
+            self._keep_weights()  # for the real sets
         if self.spec.read:
             every = 1 if end == self.ends[-1] else self.plan.seldom
-            documents = self._documents(open_crops(self._scratch, "test"), texts=False)[::every]
-            result |= {"every": every, "readings": pack_texts(self.learner.read(documents, LENGTH + 1))}
-        return result | {"evaluation_seconds": time.perf_counter() - start}
+            readings = self.learner.read(self._documents("test", every))
+            result |= {"every": every, "readings": pack_texts(readings)}
+        return result | {"evaluation_seconds": time.process_time() - start}
 
-    def _documents(self, crops: TextFile, texts: bool) -> list[Any]:
-        arm, args = self.learner.arm, self.learner.args
-        return [document_of(arm, args, crops.crop(n), crops.text(n) if texts else None) for n in range(len(crops))]
+    def _documents(self, name: str, every: int = 1) -> list[Document]:
+        crops = open_crops(self._scratch, name)
+        return documents_of(self.learner.arm, self.learner.args, crops, range(0, len(crops), every))
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -216,8 +218,7 @@ class Training:
             path = weights_path(self._scratch, self.spec.start)
             if not path.exists():
                 raise PixWordError(f"{path} is missing: run {self.spec.start} was done with another --scratch folder")
-            weights, _ = _read_arrays(path)
-            self.learner.model.load_weights([(k[6:], v) for k, v in weights.items()])
+            load_weights(self.learner, path)
 
     def clear(self) -> None:
         """Remove the state of a run whose result is kept."""
@@ -225,8 +226,15 @@ class Training:
 
 
 def weights_path(scratch: Path, run: str) -> Path:
-    """Where a pretraining run leaves its weights."""
+    """Where a run of pretraining or of the main comparison leaves its final weights."""
     return scratch / "weights" / f"{run}.safetensors"
+
+
+def load_weights(learner: Learner, path: Path) -> None:
+    """Put final weights that were kept into a learner."""
+    weights, _ = _read_arrays(path)
+    learner.model.load_weights([(k[6:], v) for k, v in weights.items()])
+    mx.eval(learner.model.parameters())
 
 
 def _write_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:

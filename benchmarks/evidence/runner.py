@@ -15,14 +15,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlx_pixword.common.blas import keep_memory
 from mlx_pixword.common.cli import notice
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.files import make_folder
 
 from .files import read_json
 from .manifest import RunSpec, manifest
+from .real import DEVELOPMENT, read_part
 from .records import keep_record, known, now, record_path
-from .run import Paused, Training
+from .run import Paused, Training, load_weights, weights_path
 
 POLL_SECONDS = 2.0
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "PIXWORD_DECODERS")
@@ -67,6 +69,7 @@ def owned(scratch: Path, run: str) -> Iterator[bool]:
 def work(results: Path, scratch: Path, blocks: Sequence[str], stop: Stop) -> None:
     """Run what is left, one run after the other, until all is done or ``stop`` says so."""
     digest = read_json(results / "tests.json")["digest"]
+    keep_memory()
     while not stop():
         state = known(results)
         left = [spec for spec in manifest(state, blocks) if spec.id not in state.nats]
@@ -89,10 +92,20 @@ def _run(spec: RunSpec, results: Path, scratch: Path, stop: Stop, digest: str) -
         found = training.run()
     except Paused:
         return
+    found["real_seconds"] = _read_real(training, found["diverged"], results, scratch)
     keep_record(results, spec, found, started, digest)
     training.clear()
     minutes = found["seconds"] / 60
     notice(f"{now()} {spec.id}: {minutes:.1f} minutes of training, {_told(found['points'])}")
+
+
+def _read_real(training: Training, diverged: bool, results: Path, scratch: Path) -> float:
+    """Read the development third of the real sets with the final weights; returns the seconds it took."""
+    start, run = time.process_time(), training.spec.id
+    if training.spec.kind == "main" and not diverged:
+        load_weights(training.learner, weights_path(scratch, run))
+        read_part(run, training.learner, DEVELOPMENT, results, scratch)
+    return time.process_time() - start
 
 
 def _told(points: dict[str, dict[str, float]]) -> str:

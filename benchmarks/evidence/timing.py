@@ -1,6 +1,7 @@
-"""Seconds and operations a crop of every arm and variant, in interleaved rounds; meant for an idle machine.
+"""Seconds and operations a crop of every arm and variant, in interleaved rounds.
 
-What the runs' lengths are computed from. A step is timed as it is trained: crops laid out, gradients, update.
+What the runs' lengths are computed from. A step is timed as it is trained: crops laid out, gradients, update. Time is
+processor time, which other work on the machine changes little; the time that passed is kept beside it.
 """
 
 import os
@@ -17,36 +18,50 @@ from shared.record import with_machine
 from mlx_pixword.data.text_file import TextFile
 from mlx_pixword.model.batch import Batch
 
-from .arms import ARMS
-from .batches import batch_of, document_of, order_of
+from .arms import BLOCKS
+from .batches import batch_of, document_of, documents_of, order_of
 from .crops import open_crops
-from .files import write_json
+from .files import read_json, write_json
 from .flops import muon_step_flops, step_flops
 from .learning import Learner
 from .manifest import ABLATIONS
 from .plan import Plan
 
 SEED = 7  # of the crops that are timed
+READ = 512  # test crops, at most, whose reading is timed
 
 
-def measure(plan: Plan, results: Path, scratch: Path, rounds: int, steps: int, arms: Sequence[str] = ()) -> None:
-    """Time all arms and variants, each `rounds` times `steps` steps, in turns; writes `timing.json`."""
+def variants_of(blocks: Sequence[str]) -> list[str]:
+    """Arms, and variants of arm 1b, that the runs of blocks have; those of the first block always."""
+    arms = [arm for block in BLOCKS for arm in BLOCKS[block] if block in {"i", *blocks}]
+    return arms + ([f"1b, {name}" for name in ABLATIONS] if "iv" in blocks else [])
+
+
+def measure(plan: Plan, results: Path, scratch: Path, rounds: int, steps: int, variants: Sequence[str]) -> None:
+    """Time arms and variants, each `rounds` times `steps` steps, in turns; in `timing.json` others stay as they are."""
     crops = open_crops(scratch, "train")
-    variants: dict[str, tuple[str, dict[str, Any]]] = {arm: (arm, {}) for arm in arms or ARMS}
-    if not arms:
-        variants |= {f"1b, {name}": ("1b", changes) for name, changes in ABLATIONS.items()}
     found: dict[str, dict[str, Any]] = {}
-    for name, (arm, changes) in variants.items():
-        if arm == "8" and "1b" in found:
+    for name in variants:
+        arm, _, change = name.partition(", ")
+        changes = dict(ABLATIONS[change]) if change else {}
+        if arm == "8":
             changes = {"width": matched_width(plan, crops, steps, found["1b"]["flops"])}
-        found[name] = {"arm": arm, "changes": changes, "rounds": [], **_counts(plan, crops, steps, arm, changes)}
+        counts = _counts(plan, crops, steps, arm, changes)
+        found[name] = {"arm": arm, "changes": changes, "rounds": [], "passed": [], "read_rounds": [], **counts}
+    test = open_crops(scratch, "test")
     for _ in range(rounds):
         for entry in found.values():
-            entry["rounds"].append(_seconds(plan, crops, steps, entry["arm"], entry["changes"]))
+            learner = Learner.new(plan.arm(entry["arm"], entry["changes"]), plan.shape, SEED)
+            seconds, passed = _step_seconds(learner, plan, crops, steps)
+            entry["rounds"].append(seconds)
+            entry["passed"].append(passed)
+            entry["read_rounds"].append(_read_seconds(learner, test))
     for entry in found.values():
-        entry["seconds"] = median(entry["rounds"])
+        entry["seconds"], entry["read_seconds"] = median(entry["rounds"]), median(entry["read_rounds"])
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "all")
-    write_json(results / "timing.json", with_machine({"threads": threads, "steps": steps, "arms": found}))
+    path = results / "timing.json"
+    former = read_json(path)["arms"] if path.exists() else {}
+    write_json(path, with_machine({"threads": threads, "steps": steps, "arms": former | found}))
 
 
 def matched_width(plan: Plan, crops: TextFile, steps: int, wanted: float) -> int:
@@ -81,11 +96,20 @@ def parameter_counts(learner: Learner) -> dict[str, float]:
     return {"parameters": total, "parameters_without_tables": total - tables}
 
 
-def _seconds(plan: Plan, crops: TextFile, steps: int, arm: str, changes: dict[str, Any]) -> float:
-    """Seconds a crop, after one step that is not timed."""
-    learner = Learner.new(plan.arm(arm, changes), plan.shape, SEED)
-    start = 0.0
+def _step_seconds(learner: Learner, plan: Plan, crops: TextFile, steps: int) -> tuple[float, float]:
+    """Seconds a crop, after one step that is not timed: processor time, and what passed."""
+    start, passed = 0.0, 0.0
     for n, batch in enumerate(_batches(learner, plan, crops, steps + 1)):
         learner.step(batch, 1.0)
-        start = start or (time.perf_counter() if n == 0 else 0.0)
-    return (time.perf_counter() - start) / (steps * plan.batch)
+        if n == 0:
+            start, passed = time.process_time(), time.perf_counter()
+    count = steps * plan.batch
+    return (time.process_time() - start) / count, (time.perf_counter() - passed) / count
+
+
+def _read_seconds(learner: Learner, test: TextFile) -> float:
+    """Processor seconds to read a test crop."""
+    chosen = range(0, len(test), -(-len(test) // READ))
+    start = time.process_time()
+    learner.read(documents_of(learner.arm, learner.args, test, chosen))
+    return (time.process_time() - start) / len(chosen)
