@@ -90,4 +90,4 @@ def rates(evidence: Evidence, axes: Any) -> None:
 
 def _legend(axis: Any) -> None:
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=6.5, frameon=False)
+        axis.legend(fontsize=6.5, frameon=False, loc="upper right")  # "best" is slow and may warn
