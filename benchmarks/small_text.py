@@ -62,16 +62,30 @@ TODAY: dict[str, Any] = {  # the preset `tiny` of version 0.1.0
     "pack": False, "accumulate": 2, "streams": 1, "compile": "off", "dtype": "float32", "threads": 1,
 }  # fmt: skip
 BASE: dict[str, Any] = {
-    **TODAY, "hidden_size": 128, "num_layers": 4, "image_layers": 1, "intermediate_size": 256,
+    **TODAY, "hidden_size": 128, "num_layers": 3, "image_layers": 1, "intermediate_size": 256,
     "num_kv_heads": 4, "image_hidden_size": 32, "image_num_heads": 2, "image_num_kv_heads": 2,
-    "image_intermediate_size": 64, "positions": "grid", "summary": "concat", "linear_color_scale": 0.5,
-    "sine_color_scale": 0.0, "image_lr_scale": 0.2, "group_size": 1024, "learning_rate": 0.003, "word_weight": 1.0,
-    "boundary_weight": 0.0, "dense_weight": 0.0, "pixel_queries": 0, "batch_tokens": 2000, "accumulate": 1,
+    "image_intermediate_size": 64, "positions": "grid", "rope_theta": 100.0, "summary": "concat",
+    "linear_color_scale": 0.5, "sine_color_scale": 0.0, "image_lr_scale": 0.2, "group_size": 1024,
+    "learning_rate": 0.01, "word_weight": 1.0,
+    "boundary_weight": 0.0, "dense_weight": 0.0, "pixel_queries": 0, "batch_tokens": 500, "accumulate": 1,
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "today": TODAY,
     "ours": BASE,
-}
+    # ours with one thing left out, or as it might be
+    "sequence_positions": {**BASE, "positions": "sequence"},
+    "last_pixel_summary": {**BASE, "summary": "last"},
+    "equal_colors": {**BASE, "sine_color_scale": 0.5},
+    "wide_image_block": {
+        **BASE, "image_hidden_size": 128, "image_num_heads": 4, "image_num_kv_heads": 4, "image_intermediate_size": 256,
+    },
+    "full_image_step": {**BASE, "image_lr_scale": 1.0},
+    "no_image_layers": {**BASE, "image_layers": 0},
+    "fold_16": {**BASE, "fold_factor": 16},
+    "windows_2": {**BASE, "window_size": 2},
+    "windows_8": {**BASE, "window_size": 8},
+    "papers_theta": {**BASE, "rope_theta": 500_000.0},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class SmallTextArgs:
     set: list[str] = setting(
         [], "a setting instead of the variant's, NAME=VALUE; may be repeated", metavar="NAME=VALUE"
     )
+    curriculum: bool = setting(True, "let the variety grow; or all faces, heights and colours from the start")
     minutes: float = setting(18.0, "minutes of one core")
     seed: int = setting(0, "seed of the weights and of the crops")
     fonts: list[str] = setting([], "folder with more faces; may be repeated", metavar="DIR")
@@ -198,7 +213,7 @@ class Training:
         """Endless batches; their variety follows the time that is used up."""
         config, args, state = self.config, self.model.args, self.state
         while True:
-            share = min(1.0, state["seconds"] / (60 * self.args.minutes) / GROWING)
+            share = min(1.0, state["seconds"] / (60 * self.args.minutes) / GROWING) if self.args.curriculum else 1.0
             style = replace(STYLE, reach=share)
             source = TextSource(self.args.seed, False, style, args.image_size, self.faces)
             documents = [self._encode(source, state["index"] + n) for n in range(config.data.group_size)]

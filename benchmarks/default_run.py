@@ -1,0 +1,98 @@
+"""What README's first command has learnt when it ends: numbers by ink height, in faces and strings that it never saw.
+
+python benchmarks/default_run.py                               # runs the command, then reads
+python benchmarks/default_run.py --model runs/pretrain/final   # reads with a model that is there
+
+Numbers of two and three digits, of reserved strings in the held-out families of the bundled faces, in any colours,
+with neighbours, noise, blur and turns as the training has them.
+"""
+
+import mlx_pixword  # noqa: F401  # isort: skip  (before mlx, so that Linux finds OpenBLAS)
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from shared.record import keep, with_machine
+
+from mlx_pixword.common.cli import parse, run_command
+from mlx_pixword.common.settings import setting
+from mlx_pixword.data.loader import Encoder
+from mlx_pixword.data.skips import SkipLog
+from mlx_pixword.data.text_images import TextSource, TextStyle
+from mlx_pixword.evaluation.readings import read_documents
+from mlx_pixword.evaluation.scores import wilson
+from mlx_pixword.model.document import Document
+from mlx_pixword.weights.directory import load
+
+RESULTS = Path(__file__).parent / "results"
+BANDS = (
+    (4.5, 7.0),
+    (7.0, 10.0),
+    (10.0, 12.0),
+    (12.0, 14.0),
+    (14.0, 16.0),
+)  # ink heights in pixels; it learns from 10 on
+ELEMENTS = 4096  # of a batch that is read
+
+
+@dataclass(frozen=True)
+class DefaultRunArgs:
+    """Run README's first command, and read numbers of each height with what it leaves."""
+
+    model: Path | None = setting(None, "a model of that command; none: run it", metavar="DIR")
+    count: int = setting(500, "crops a band of heights")
+    seed: int = setting(1, "of the crops")
+    out: Path = setting(RESULTS, "folder for the result", metavar="DIR")
+    run: Path = setting(Path("runs/default_run"), "folder for the run", metavar="DIR")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train if there is no model, read, and keep the figures."""
+    args = parse(DefaultRunArgs, "benchmarks/default_run.py", argv)
+    minutes = None if args.model else train(args.run)
+    model, processor = load(args.model or args.run / "final", dtype="float32")
+    encoder = Encoder(model.args, processor.tokenizer, SkipLog())
+    figures, inside = dict[str, Any](), list[bool]()
+    for low, high in BANDS:
+        documents = crops(encoder, args.seed, (low, high), args.count, model.args.image_size)
+        right = [read == written for read, written in read_documents(model, processor, documents, ELEMENTS)]
+        inside += right if low >= 10 else []
+        figures[f"{low:g} to {high:g} px"] = report(f"{low:g} to {high:g} px", right)
+    figures["10 to 16 px"] = report("10 to 16 px", inside)
+    keep(with_machine({"benchmark": "default_run", "minutes": minutes, "exact_match": figures}), args.out)
+
+
+def train(folder: Path) -> float:
+    """Run README's first command; minutes that it took."""
+    start = time.monotonic()
+    command = [sys.executable, "-m", "mlx_pixword.pretrain", "--preset", "numbers", "--out", str(folder)]
+    subprocess.run(command, check=True)
+    return round((time.monotonic() - start) / 60, 2)
+
+
+def crops(encoder: Encoder, seed: int, heights: tuple[float, float], count: int, size: int) -> list[Document]:
+    """Held-out numbers of two and three digits."""
+    source = TextSource(seed, True, TextStyle(kinds=("numbers",), heights=heights, length=3), size)
+    chosen = (n for n in range(20 * count) if len(source.crop(n).text) > 1)
+    return [document for _, n in zip(range(count), chosen, strict=False) for document in encoder(source.parts(n), True)]
+
+
+def report(name: str, right: Sequence[bool]) -> dict[str, Any]:
+    """Exact match with its 95% interval."""
+    low, high = wilson(sum(right), len(right))
+    print(f"{name:<12} exact match {np.mean(right):.3f} ({low:.3f} to {high:.3f}) of {len(right)}")
+    return {
+        "exact_match": round(float(np.mean(right)), 4),
+        "interval": [round(low, 4), round(high, 4)],
+        "n": len(right),
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)
