@@ -23,6 +23,8 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from evidence.arms import Arm
+from evidence.learning import make_model
 from mlx.utils import tree_flatten, tree_unflatten
 from shared.record import keep, with_machine
 
@@ -44,7 +46,7 @@ from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.batch import Batch, collate
 from mlx_pixword.model.document import Document
 from mlx_pixword.model.losses import loss_sums
-from mlx_pixword.model.network import num_parameters
+from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.training.optimizer import make_optimizer
 from mlx_pixword.training.setup import build_model
 from mlx_pixword.training.step import make_step
@@ -85,6 +87,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "windows_2": {**BASE, "window_size": 2},
     "windows_8": {**BASE, "window_size": 8},
     "papers_theta": {**BASE, "rope_theta": 500_000.0},
+    # the same language block behind a linear map of each window's 4x4 raw pixels, and no pix tokens at all
+    "linear_patches": {**BASE, "fold_factor": 1},
 }  # fmt: skip
 
 
@@ -139,6 +143,17 @@ def constant(peak: float, _: TrainArgs) -> float:
     return peak
 
 
+def build(config: RunConfig) -> PixWordModel:
+    """The library's model."""
+    return build_model(config.model, config.train)
+
+
+def make_patches(config: RunConfig) -> PixWordModel:
+    """The benchmark's own: all 16 million pix tokens of fold factor 1 would need rows of a table otherwise."""
+    arm = Arm("linear_patches", "linear patches", "linear", config.model.window_size)
+    return make_model(arm, config.model, config.train.seed)
+
+
 class Training:
     """One run: a model, its crops, and the clock of this process."""
 
@@ -148,7 +163,7 @@ class Training:
         self.held_out = TextSource(1, True, STYLE, config.model.image_size, self.faces)
         tokenizer = train_tokenizer(list(self.held_out.texts()), 300)
         self.config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
-        self.model = build_model(self.config.model, self.config.train)
+        self.model = (make_patches if config.model.fold_factor == 1 else build)(self.config)
         self.optimizer = make_optimizer(self.config.train, constant)
         self._peaks = [float(group.learning_rate.item()) for group in self.optimizer.optimizers]  # type: ignore[attr-defined]
         self.optimizer.init(self.model.trainable_parameters())

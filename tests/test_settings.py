@@ -290,7 +290,7 @@ def test_a_configuration_comes_back_from_its_flags(preset: str, values: dict[str
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "huge"}, "preset must be one of tiny, upw-120m, upw-170m, reader, got 'huge'"),
+        ({"preset": "huge"}, "preset must be one of tiny, numbers, upw-120m, upw-170m, reader, got 'huge'"),
         ({"x" * 5000: 1}, "unknown key 'x{96}\\.\\.\\.; known"),
         ({"preset": "x" * 5000}, "preset must be one of .*, got 'x{96}\\.\\.\\.$"),
         ({"preset": None}, "preset must be one of .*, got None"),
