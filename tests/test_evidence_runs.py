@@ -158,14 +158,28 @@ def test_characters() -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_order_is_a_function_of_seed_and_step_and_grows_with_it() -> None:
-    lengths, sizes = np.arange(640) % 8 + 1, np.arange(640)[::-1]
-    order = Order(lengths, sizes, batch=8, curriculum=1024, seed=3, group=4)
+def test_the_order_is_a_function_of_seed_and_step_and_ends_with_the_first_half() -> None:
+    sizes = np.arange(640)[::-1]
+    order = Order(sizes, batch=8, curriculum=1024, seed=3, group=4)
     assert order.crops(5).tolist() == order.crops(5).tolist()
     assert order.crops(5).tolist() != replace(order, seed=4).crops(5).tolist()
-    assert lengths[order.crops(0)].max() == 2
-    assert lengths[order.crops(16 * 8)].max() == 8
+    seen = [np.concatenate([order.crops(step) for step in range(start, start + 4)]) for start in (0, 64, 124, 128, 200)]
+    assert all((some >= 320).all() for some in seen[:3]) and all((some < 320).all() for some in seen[3:])
+    assert seen[0].max() < 340 and seen[0].mean() < seen[1].mean() < seen[2].mean() and seen[2].max() > 600
     assert np.ptp(sizes[order.crops(200)]) < np.ptp(sizes)  # steps are of one size
+    assert replace(order, curriculum=0, labels=True).crops(0).max() > 320 > replace(order, curriculum=0).crops(0).max()
+
+
+def test_a_training_file_has_all_variety_first_and_then_a_curriculum(prepared: tuple[Path, Path]) -> None:
+    lengths = np.asarray(evidence_crops.open_crops(prepared[1], "train").columns["characters"])
+    half = len(lengths) // 2
+    assert lengths[half : half + half // 8].max() <= 3 < lengths[:half].max()
+
+
+def test_pixels_are_predicted_in_some_steps_and_words_alone_in_the_others() -> None:
+    arm = arm_of("1b")
+    assert [arm.reads_alone(step) for step in range(9)] == [False, *[True] * 7, False]
+    assert arm_of("4").reads_alone(0) and not arm_of("1").reads_alone(3)
 
 
 # --- stopping and going on --------------------------------------------------------------------------------------------

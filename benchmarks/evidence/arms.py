@@ -23,7 +23,7 @@ class Shape:
     hidden_size: int = 128
     num_heads: int = 4
     num_kv_heads: int = 4
-    num_layers: int = 4
+    num_layers: int = 3
     intermediate_size: int = 256
     image_size: int = 64
 
@@ -46,6 +46,8 @@ class Arm:
         pixel_weight: see ``objective``.
         pixel_queries: query pixels a window; 0 is the boundary loss.
         pretraining: "", "dense" or "masked": how a run begins.
+        dense_every: pixels are predicted in one step of so many, and words alone in the others, where the objective is
+            "mean": they cost as much again as the words.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Arm:
     pixel_weight: float = 0.0
     pixel_queries: int = 0
     pretraining: str = ""
+    dense_every: int = 1
+
+    def reads_alone(self, step: int) -> bool:
+        """Whether a step predicts words alone."""
+        return not self.is_pixel or self.objective == "words" or step % self.dense_every > 0
 
     @property
     def is_pixel(self) -> bool:
@@ -67,9 +74,11 @@ class Arm:
         return self.front == "pixels"
 
 
+THETA = 100.0  # of grid positions, for every arm that has them: an image has few windows to tell apart
 _PUBLISHED = {
-    "positions": "sequence", "summary": "last", "factored_colors": False, "image_layers": 2, "image_hidden_size": 64,
-    "image_num_heads": 4, "image_num_kv_heads": 4, "image_intermediate_size": 128,
+    "positions": "sequence", "rope_theta": 500_000.0, "summary": "last", "factored_colors": False,
+    "image_layers": 2, "image_hidden_size": 64, "image_num_heads": 4, "image_num_kv_heads": 4,
+    "image_intermediate_size": 128,
 }  # fmt: skip
 _OPTIONS = {
     "positions": "grid", "summary": "concat", "factored_colors": True, "linear_color_scale": 0.5,
@@ -81,7 +90,7 @@ ARMS = {arm.name: arm for arm in (
     Arm("1", "pixel tokens as published, w 4", "pixels", 4, fold=16, options=_PUBLISHED, objective="sum"),
     Arm("1a", "pixel tokens as published, w 16", "pixels", 16, fold=16, options=_PUBLISHED, objective="sum"),
     Arm("1b", "pixel tokens, the project's options, w 4", "pixels", 4, fold=32, options=_OPTIONS,
-        objective="mean", pixel_weight=0.5, pixel_queries=1),
+        objective="mean", pixel_weight=0.5, pixel_queries=1, dense_every=8),
     Arm("2", "ViT, 16 px patches", "linear", 16),
     Arm("3", "ViT, 8 px patches", "linear", 8, width=288),
     Arm("4", "ViT, 4 px patches", "linear", 4, width=512),
@@ -109,7 +118,7 @@ def model_args(arm: Arm, shape: Shape) -> ModelArgs:
     side = shape.image_size * arm.upsample
     if side % arm.window:
         raise PixWordError(f"image_size {side} of arm {arm.name} is no multiple of its windows of {arm.window} px")
-    options: dict[str, Any] = {"positions": "grid", **arm.options}
+    options: dict[str, Any] = {"positions": "grid", "rope_theta": THETA, **arm.options}
     return ModelArgs(
         vocab_size=CharacterTokenizer().vocab_size, fold_factor=arm.fold if arm.is_pixel else RAW, image_size=side,
         window_size=arm.window, hidden_size=shape.hidden_size, num_heads=shape.num_heads,

@@ -62,42 +62,50 @@ def batch_of(
 class Order:
     """Which crops a run sees: a pure function of (seed, step), the same for every arm.
 
-    Crops come in groups that are drawn at random and cut by size into steps, so that little is padding. While strings
-    grow, only short ones are drawn.
+    Crops come in groups that are drawn at random and cut by size into steps, so that little is padding. The first half
+    of the crops has all faces, heights, colours and lengths; the second goes from one plain face to that, and is seen
+    in its order while the curriculum lasts.
 
     Attributes:
-        lengths: ``[n]``, characters of each crop.
         sizes: ``[n]``, elements of each crop, of which steps get similar ones.
         batch: crops a step.
-        curriculum: crops over which the longest string grows from 2 characters to all.
+        curriculum: crops that are seen of the second half, at the start.
         seed: of the run.
         group: steps that are cut from one draw.
+        labels: the crops are some first ones, and all are drawn.
     """
 
-    lengths: np.ndarray
     sizes: np.ndarray
     batch: int
     curriculum: int
     seed: int
     group: int = 16
+    labels: bool = False
 
     def crops(self, step: int) -> np.ndarray:
         """Indices of a step's crops."""
         number, place = divmod(step, self.group)
         rng = np.random.default_rng((self.seed, 1, number))
-        longest, seen = int(self.lengths.max()), number * self.group * self.batch
-        limit = longest if seen >= self.curriculum else 2 + (longest - 2) * seen // self.curriculum
-        usable = np.flatnonzero(self.lengths <= limit)
+        usable = self._usable(number * self.group * self.batch)
         drawn = rng.choice(usable, self.group * self.batch, replace=len(usable) < self.group * self.batch)
         drawn = drawn[np.argsort(self.sizes[drawn], kind="stable")]
         return drawn.reshape(self.group, self.batch)[rng.permutation(self.group)[place]]
+
+    def _usable(self, seen: int) -> np.ndarray:
+        """Crops to draw from after so many were seen: an eighth of the second half, or the first half."""
+        half = max(1, len(self.sizes) // 2)
+        if not self.curriculum:
+            return np.arange(len(self.sizes) if self.labels else half)
+        if seen >= self.curriculum:
+            return np.arange(half)
+        end = half + max(1, round((len(self.sizes) - half) * (seen + self.group * self.batch) / self.curriculum))
+        return np.arange(max(half, end - half // 8), min(end, len(self.sizes)))
 
 
 def order_of(crops: TextFile, batch: int, curriculum: int, seed: int, labels: int = 0) -> Order:
     """The order over a file of crops; of its first ``labels`` alone, where that is positive."""
     count = min(labels, len(crops)) if labels else len(crops)
-    lengths = crops.columns["characters"][:count]
-    return Order(np.asarray(lengths), crop_sizes(crops, count), batch, curriculum, seed)
+    return Order(crop_sizes(crops, count), batch, curriculum, seed, labels=labels > 0)
 
 
 def crop_sizes(crops: TextFile, count: int) -> np.ndarray:

@@ -77,10 +77,11 @@ def prepare_crops(plan: Plan, results: Path, scratch: Path) -> None:
     size = plan.shape.image_size
     for name, count, seed in (("train", plan.train_crops, TRAIN_SEED), ("dev", plan.dev_crops, DEV_SEED)):
         path = scratch / f"{name}.pwtext"
+        half = count // 2 if name == "train" else 0
         if not path.exists():
-            sources = [_source(faces, size, seed, False, heights, 0.2, (LEAST_CONTRAST, 1.0), TEXT_KINDS, 1.0)
+            sources = [_source(faces, size, seed, False, heights, 0.2, (LEAST_CONTRAST, 1.0), TEXT_KINDS, 1.0, half)
                        for heights in TRAIN_HEIGHTS]  # fmt: skip
-            write_text_file(path, _train_rows(sources, count, name), {"seed": seed})
+            write_text_file(path, _train_rows(sources, count, half, name), {"seed": seed})
     path = scratch / "test.pwtext"
     if not path.exists():
         rows = list(_test_rows(plan, faces))
@@ -98,15 +99,16 @@ def open_crops(scratch: Path, name: str) -> TextFile:
 
 def _source(
     faces: list[Face], size: int, seed: int, held_out: bool, heights: tuple[float, float], clutter: float,
-    contrast: tuple[float, float], kinds: tuple[str, ...], distort: float,
+    contrast: tuple[float, float], kinds: tuple[str, ...], distort: float, curriculum: int = 0,
 ) -> TextSource:  # fmt: skip
-    style = TextStyle(kinds, heights, contrast, clutter, distort, LENGTH)
+    style = TextStyle(kinds, heights, contrast, clutter, distort, LENGTH, curriculum=curriculum)
     return TextSource(seed, held_out, style, size, faces)
 
 
-def _train_rows(sources: list[TextSource], count: int, name: str) -> Iterator[Row]:
+def _train_rows(sources: list[TextSource], count: int, half: int, name: str) -> Iterator[Row]:
+    """Crops with all variety; of training, after ``half`` of them a curriculum that ends with it: see `Order`."""
     for n in tqdm(range(count), desc=name, disable=None):
-        yield _row(sources[n % len(sources)], n)
+        yield _row(sources[n % len(sources)], n + half if n < half or not half else n - half)
 
 
 def _row(source: TextSource, number: int) -> Row:

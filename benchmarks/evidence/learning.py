@@ -28,7 +28,7 @@ from .characters import CharacterTokenizer
 from .fronts import PatchModel
 from .masking import MaskedPatches
 
-MUON, ADAM = 0.02, 0.003  # of which a run's rate is a multiple
+MUON, ADAM = 0.02, 0.01  # of which a run's rate is a multiple
 FRONT = 0.2  # Muon's step on a front end's hidden matrices, relative to the language block's: the same for every arm
 CLIP = 1.0
 
@@ -43,6 +43,10 @@ def make_model(arm: Arm, args: ModelArgs, seed: int) -> PixWordModel:
             projection.weight = mx.zeros_like(projection.weight)
     for name in model.head.parameters():
         model.head[name] = mx.zeros_like(model.head[name])
+    if (
+        "summary" in model.image_block and "state_proj" in model.image_block
+    ):  # as in the package: the colours come first
+        model.image_block.state_proj.weight = mx.zeros_like(model.image_block.state_proj.weight)
     mx.eval(model.parameters())
     return model
 
@@ -75,12 +79,13 @@ def word_nats(logits: mx.array, targets: mx.array, num_words: int, least: int = 
 
 
 def objective(model: PixWordModel, arm: Arm, batch: Batch, task: str = "read") -> mx.array:
-    """The loss of a batch in nats.
+    """The loss of a batch in nats: of words alone if the batch was made for that.
 
     ``task`` "read" is the arm's own objective; "pixels" (pixel arms) predicts pixels alone, without captions.
     """
+    alone = batch.scored is not None
     (logits, query_logits), batch, words = model.scored(batch), batch.counted, model.args.vocab_size
-    if not arm.is_pixel or arm.objective == "words":
+    if alone or not arm.is_pixel or arm.objective == "words":
         nats, count = word_nats(logits, batch.targets, words)
         return nats / count
     sums = loss_sums(logits, query_logits, batch, words)

@@ -33,7 +33,7 @@ class Plan:
         factors: learning rates of the trials, relative to the base rates.
         batch: crops a step; a run has at least ``least_steps`` steps.
         warmup: steps over which the rate rises.
-        curriculum: crops over which strings grow.
+        curriculum: crops over which variety grows, from one plain face to everything.
         train_crops, dev_crops: drawn beforehand.
         main_cell, other_cell: test crops a cell of height, contrast, clutter and kind.
         labels: of the pretraining claim.
@@ -47,17 +47,17 @@ class Plan:
     """
 
     name: str = "full"
-    minutes: float = 14.0
+    minutes: float = 18.0
     seeds: int = 5
     ablation_seeds: int = 3
     time_points: tuple[float, ...] = (1.0,)
     cooldown: float = 0.2
     trial_share: float = 0.2
     factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    batch: int = 64
+    batch: int = 20
     least_steps: int = 1
     warmup: int = 100
-    curriculum: int = 20_000
+    curriculum: int = 50_000
     train_crops: int = 200_000
     dev_crops: int = 1000
     main_cell: int = 250
@@ -87,7 +87,7 @@ class Plan:
 
 PLANS = {
     "full": Plan(),
-    "short": Plan(name="short", minutes=4.0, other_cell=10, curriculum=8000),
+    "short": Plan(name="short", minutes=8.0, other_cell=10, curriculum=30_000),
     "quick": Plan(
         name="quick", minutes=0.001, seeds=2, ablation_seeds=1, factors=(0.5, 1.0), batch=8, least_steps=2,
         warmup=2, curriculum=64,

@@ -164,7 +164,8 @@ class Training:
             pixels = augmented(self.crops.crop(n), float(left[n]), float(top[n]), rng)
             text = self.crops.text(n) if self.spec.task == "read" else None
             documents.append(document_of(arm, args, pixels, text))
-        return batch_of(arm, args, documents, (self.spec.seed, 3, step)), rng
+        words = self.spec.task == "read" and arm.reads_alone(step)
+        return batch_of(arm, args, documents, (self.spec.seed, 3, step), words=words), rng
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from shared.record import with_machine
 from mlx_pixword.data.text_file import TextFile
 from mlx_pixword.model.batch import Batch
 
-from .arms import BLOCKS
+from .arms import BLOCKS, Arm
 from .batches import batch_of, document_of, documents_of, order_of
 from .crops import open_crops
 from .files import read_json, write_json
@@ -75,15 +75,23 @@ def _batches(learner: Learner, plan: Plan, crops: TextFile, steps: int) -> Any:
     for step in range(steps):
         pairs = [(crops.crop(int(n)), crops.text(int(n))) for n in order.crops(step)]
         documents = [document_of(learner.arm, learner.args, *pair) for pair in pairs]
-        yield batch_of(learner.arm, learner.args, documents, (SEED, step))
+        yield batch_of(learner.arm, learner.args, documents, (SEED, step), words=learner.arm.reads_alone(step))
 
 
 def _counts(plan: Plan, crops: TextFile, steps: int, arm: str, changes: dict[str, Any]) -> dict[str, float]:
     """Operations a crop, and parameters with and without colour tables."""
     learner = Learner.new(plan.arm(arm, changes), plan.shape, SEED)
-    batches: list[Batch] = list(_batches(learner, plan, crops, min(steps, 2)))
-    flops = np.mean([step_flops(learner, batch) for batch in batches]) + muon_step_flops(learner)
+    batches: list[Batch] = list(
+        _batches(learner, plan, crops, 2)
+    )  # where pixels are predicted seldom, the first is one
+    flops = np.average([step_flops(learner, batch) for batch in batches], weights=_weights(learner.arm))
+    flops += muon_step_flops(learner)
     return {"flops": float(flops) / plan.batch, **parameter_counts(learner)}
+
+
+def _weights(arm: Arm) -> tuple[float, float]:
+    """How much the first two steps stand for."""
+    return (1.0, arm.dense_every - 1.0) if arm.dense_every > 1 else (0.5, 0.5)
 
 
 def parameter_counts(learner: Learner) -> dict[str, float]:
@@ -99,6 +107,7 @@ def parameter_counts(learner: Learner) -> dict[str, float]:
 def _step_seconds(learner: Learner, plan: Plan, crops: TextFile, steps: int) -> tuple[float, float]:
     """Seconds a crop, after one step that is not timed: processor time, and what passed."""
     start, passed = 0.0, 0.0
+    steps = -(-steps // learner.arm.dense_every) * learner.arm.dense_every  # as many of each kind as in a run
     for n, batch in enumerate(_batches(learner, plan, crops, steps + 1)):
         learner.step(batch, 1.0)
         if n == 0:
