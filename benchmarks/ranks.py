@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shared.tiny_runs import command
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
-from mlx_pixword.weights.safetensors import read_header
+from mlx_pixword.weights.safetensors import read_shapes
 
 RANKS = 2
 
@@ -76,7 +77,7 @@ def measure(out: Path, steps: int, hidden_size: int) -> tuple[int, int]:
     weights = out / "checkpoints" / f"step-{steps}" / "model.safetensors"
     if done.returncode or not weights.exists():
         raise PixWordError(f"the run failed: {done.stderr.strip().splitlines()[-1:]}")
-    return sent, sum(entry.end - entry.start for entry in read_header(weights).values()) // 4
+    return sent, sum(map(prod, read_shapes(weights).values()))
 
 
 def loopback_bytes() -> int:

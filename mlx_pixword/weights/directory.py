@@ -26,7 +26,7 @@ from ..model.origin import KEY as ORIGIN
 from ..model.origin import Origin
 from . import quantized
 from .lora import load_adapters
-from .safetensors import read_header, read_safetensors
+from .safetensors import read_safetensors, read_shapes
 
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]  # all that is ever downloaded
 WORDS_ONLY = "_words_only"  # whether it was trained to read alone
@@ -203,11 +203,11 @@ def _check_size(args: ModelArgs, shards: list[Path], folder: Path) -> None:
     seen: dict[str, Path] = {}
     there = 0
     for shard in shards:
-        for name, entry in read_header(shard).items():
+        for name, shape in read_shapes(shard).items():
             if name in seen:
                 raise PixWordError(f"{folder}: weight {named(name)} is in {seen[name].name} and in {shard.name}")
             seen[name] = shard
-            there += prod(entry.shape)
+            there += prod(shape)
     if parameters(args) > 10 * there + 10**7:
         raise PixWordError(
             f"{folder}: config.json describes a model of {parameters(args):,} parameters, the weights are {there:,}"
