@@ -1,16 +1,27 @@
 """Reading: caches change nothing, sampling obeys its settings, and forbidden words never appear."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import sentencepiece
+import tokenizers
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inference.settings import SampleArgs
-from mlx_pixword.inference.words import NEVER_GENERATED, generate_batch, generate_text, generate_words, stream_generate
+from mlx_pixword.inference.words import (
+    NEVER_GENERATED,
+    Step,
+    generate_batch,
+    generate_text,
+    generate_words,
+    stream_generate,
+)
 from mlx_pixword.inputs.processor import Part, Processor
+from mlx_pixword.inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer, train_tokenizer
 from mlx_pixword.model.document import BOS, EOS
 from mlx_pixword.model.network import PixWordModel
 
@@ -98,6 +109,48 @@ def test_a_stream_adds_up_and_says_why_it_ended(small_model: Build, rng: np.rand
     assert responses[-1].finish_reason in ("stop", "length")
     assert all(r.finish_reason is None for r in responses[:-1])
     assert responses[0].prompt_elements == 1 + 2 + 6 + 2  # <s>, marks, 3x2 windows, two words
+
+
+LINES = "the price is 12.50\n the next line, a ,b\n  é😀 漢字"
+
+
+def llama_like() -> Tokenizer:
+    """Sentencepiece with a space put before every text, and bytes for what it has no piece for."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([LINES.split("é")[0]] * 3), model_writer=model, model_type="bpe", vocab_size=300,
+        hard_vocab_limit=False, byte_fallback=True, minloglevel=2,
+    )  # fmt: skip
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def hugging_face(kind: str) -> Tokenizer:
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    module = getattr(tokenizers.pre_tokenizers, kind)
+    model.pre_tokenizer, model.decoder = module(), getattr(tokenizers.decoders, kind)()
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet() if kind == "ByteLevel" else []
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=letters, special_tokens=["<unk>"], show_progress=False
+    )
+    model.train_from_iterator([LINES], trainer)
+    return HuggingFaceTokenizer(model.to_str().encode())
+
+
+@pytest.mark.parametrize("kind", ["own", "llama", "ByteLevel", "Metaspace"])
+def test_streams_add_up_for_every_kind_of_tokenizer(
+    small_model: Build, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Line breaks with spaces behind them, characters of several bytes, and bytes that are no characters."""
+    own = {"own": lambda: train_tokenizer([LINES.split("é")[0]], 300), "llama": llama_like}
+    tokenizer = own.get(kind, lambda: hugging_face(kind))()
+    model = small_model(vocab_size=tokenizer.vocab_size)
+    processor = Processor(model.args, tokenizer)
+    for ids in (tokenizer.encode(LINES), *rng.integers(6, tokenizer.vocab_size, (50, 12)).tolist()):
+        steps = [Step([word], [0.0], n + 1 == len(ids)) for n, word in enumerate(ids)]
+        monkeypatch.setattr("mlx_pixword.inference.words.generate_words", lambda *_, steps=steps: iter(steps))
+        texts = [response.text for response in stream_generate(model, processor, parts(rng))]
+        assert "".join(texts) == tokenizer.decode(ids) and len(texts) == len(ids)
+        assert not any(text.endswith("\ufffd") for text in texts[:-1])
 
 
 @pytest.mark.parametrize(("word", "reason", "count"), [(EOS, "stop", 0), (7, "length", 4)])

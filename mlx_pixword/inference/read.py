@@ -22,7 +22,7 @@ from ..model.document import EOS
 from ..model.network import PixWordModel
 from ..pixels.images import Box, crop, fit_rgb
 from .settings import SampleArgs
-from .words import generate_words
+from .words import generate_words, text_so_far
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +138,7 @@ def _characters(
     text = processor.decode(words)
     for n in range(len(words)):
         pending += log_probabilities[n]
-        so_far = processor.decode(words[: n + 1]) if n + 1 < len(words) else text
-        if n + 1 < len(words):
-            so_far = so_far.rstrip("\ufffd")  # an unfinished character waits for its bytes
-        new = so_far[len(shown) :]
+        new = text_so_far(processor, words[: n + 1], n + 1 == len(words))[len(shown) :]
         if new:
             shown += [(character, math.exp(pending)) for character in new]
             pending = 0.0

@@ -82,15 +82,25 @@ def stream_generate(
     for (word,), (log_probability,), last in generate_words(model, batch, SampleArgs(**sample_args)):
         prompt_seconds = prompt_seconds or time.perf_counter() - start
         words += [] if word == EOS else [word]
-        text = processor.decode(words)
         done = word == EOS or last
-        text = text if done else text.rstrip("\ufffd")  # an unfinished character waits for its bytes
+        text = text_so_far(processor, words, done)
         seconds = time.perf_counter() - start - prompt_seconds
         reason = "stop" if word == EOS else "length" if last else None
         yield Response(text[len(shown) :], word, len(words), elements, prompt_seconds, seconds, reason, log_probability)
         shown = text
         if done:
             return
+
+
+def text_so_far(processor: Processor, words: Sequence[int], done: bool) -> str:
+    """The text of the words of a stream; a character that is not finished at its end waits for its bytes.
+
+    All words are decoded together, so that what was shown adds up to what a tokenizer makes of them as a whole. The
+    streaming detokenizers of mlx-lm begin anew behind a line break, which costs tokenizers of the kind of Llama's the
+    space there, or count damaged bytes in another way.
+    """
+    text = processor.decode(words)
+    return text if done else text.rstrip("\ufffd")
 
 
 def generate_text(model: PixWordModel, processor: Processor, parts: Sequence[Part], **sample_args: Any) -> str:
