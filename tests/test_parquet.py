@@ -3,6 +3,7 @@
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +93,29 @@ def test_damaged_files_and_huge_groups_are_one_line(tmp_path, monkeypatch):
     refused("group of rows 0: damaged", open_source(write(tmp_path / "u.parquet", bytes(data))).parts, 0)
     monkeypatch.setattr(parquet, "MAX_GROUP", 10)
     refused("a group of rows unpacks to .* the limit is 10", open_source, path)
+
+
+def test_files_that_lie_about_their_rows_and_texts_that_are_no_utf8(tmp_path, monkeypatch):
+    text = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xffb")]
+    )
+    pq.write_table(pa.table({"text": text}), tmp_path / "t.parquet")
+    refused("group of rows 0: damaged: 'utf-8' codec", open_source(tmp_path / "t.parquet").parts, 0)
+    path = table(tmp_path / "u.parquet", [{"text": "t"}] * 3)
+    source = open_source(path)
+    monkeypatch.setattr(
+        source, "_file", SimpleNamespace(metadata=_claims(4), read_row_group=source._file.read_row_group)
+    )
+    refused("group of rows 0: damaged: it has 3 rows", source.parts, 0)
+    for rows in (-1, 10**9):
+        monkeypatch.setattr(
+            parquet, "_open", lambda _, rows=rows: SimpleNamespace(metadata=_claims(rows), num_row_groups=1)
+        )
+        refused(f"a group of {rows:,} rows, the limit is 100,000,000", open_source, path)
+
+
+def _claims(rows):
+    return SimpleNamespace(row_group=lambda _: SimpleNamespace(num_rows=rows, total_byte_size=9))
 
 
 def test_what_to_install_is_said(tmp_path, monkeypatch):

@@ -267,6 +267,8 @@ def test_coco_captions(tmp_path, place):
     assert source.captioned and list(source.texts()) == ["blue", "red", "sea"]
     value["annotations"][0]["image_id"] = 9
     refused("belongs to image 9", open_source, write(folder / "x.json", json.dumps(value)))
+    value["annotations"][0]["image_id"] = [1]  # no key of anything
+    refused('"image_id" and "caption"', open_source, write(folder / "x.json", json.dumps(value)))
     value["annotations"][0] = {"image_id": 1, "bbox": []}
     refused('"image_id" and "caption"', open_source, write(folder / "x.json", json.dumps(value)))
 

@@ -68,6 +68,7 @@ def test_spans_hold_in_any_order(folder):
         ("image,text\n", "holds no documents"),
         (b"image,text\na.png,caf\xe9\n", "line 2: not valid UTF-8"),
         ('image,text\na.png,"' + "x" * 200_000, "line 2: field larger than field limit"),
+        ("image,text," + "x" * 200_000, "line 1: field larger than field limit"),
     ],
 )
 def test_malformed_tables(folder, content, message):

@@ -84,11 +84,12 @@ def _coco(value: dict[str, Any]) -> list[tuple[str, str]]:
     try:
         names = {image["id"]: image["file_name"] for image in value["images"]}
         captions = [(note["image_id"], note["caption"]) for note in value["annotations"]]
+        missing = [number for number, _ in captions if number not in names]
     except (KeyError, TypeError):
         raise PixWordError(
             'expected COCO\'s "images" of "id" and "file_name", and "annotations" of "image_id" and "caption"'
         ) from None
-    if missing := [number for number, _ in captions if number not in names]:
+    if missing:
         raise PixWordError(f"a caption belongs to image {shown(missing[0])}, which is not among the images")
     if not all(isinstance(text, str) for text in (*names.values(), *(caption for _, caption in captions))):
         raise PixWordError("names and captions must be strings")

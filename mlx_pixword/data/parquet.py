@@ -18,6 +18,7 @@ from .record_parts import IMAGE_KEYS, LABEL_KEYS, TEXT_KEYS, place_images
 from .references import parse_references
 
 MAX_GROUP = 2**31  # bytes that a group of rows may unpack to
+MAX_ROWS = 10**8  # of a group
 HELD = 2**29  # bytes of groups that are kept unpacked
 _GROUPS = 64  # groups that are kept at the most
 
@@ -129,10 +130,13 @@ class ParquetFile:
                 columns = [*self._images, *([self._text] if self._text else [])]
                 try:
                     table = self._file.read_row_group(number, columns=columns)
+                    rows = table.to_pylist()
                 except Exception as error:  # pyarrow raises many kinds, all of them for a damaged file
                     reason = " ".join(str(error).split())[:200]
                     raise PixWordError(f"{self._path}, group of rows {number}: damaged: {reason}") from error
-                self._held[number] = table.to_pylist(), table.nbytes
+                if len(rows) != self._file.metadata.row_group(number).num_rows:
+                    raise PixWordError(f"{self._path}, group of rows {number}: damaged: it has {len(rows):,} rows")
+                self._held[number] = rows, table.nbytes
                 self._bytes += table.nbytes
                 while len(self._held) > 1 and (self._bytes > HELD or len(self._held) > _GROUPS):
                     self._bytes -= self._held.popitem(last=False)[1][1]
@@ -174,6 +178,8 @@ def _open(path: Path) -> Any:
 
 def _rows(file: Any, number: int, path: Path) -> int:
     group = file.metadata.row_group(number)
+    if not 0 <= group.num_rows <= MAX_ROWS:
+        raise PixWordError(f"{path}: a group of {group.num_rows:,} rows, the limit is {MAX_ROWS:,}; it may be damaged")
     if group.total_byte_size > MAX_GROUP:
         raise PixWordError(
             f"{path}: a group of rows unpacks to {group.total_byte_size:,} bytes, the limit is {MAX_GROUP:,}; write it "

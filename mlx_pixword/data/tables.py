@@ -39,7 +39,10 @@ class Table:
         first = first.encode("latin-1").decode("utf-8-sig", "replace")
         self._tabs = path.suffix.lower() == ".tsv"
         self._delimiter = "\t" if self._tabs else _delimiter(first)
-        self.columns, self.has_names = _columns(self._cells(first), path)
+        try:
+            self.columns, self.has_names = _columns(self._cells(first), path)
+        except csv.Error as error:
+            raise PixWordError(f"{path}, line 1: {error}; quotes may be missing") from None
 
     def scan(self, file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
         """Spans, numbers of the first line and bytes of the records that are not blank."""

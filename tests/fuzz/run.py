@@ -24,7 +24,7 @@ from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import setting
 
-TARGETS = ("images", "texts", "models", "yaml", "archives")
+TARGETS = ("images", "texts", "tables", "parquet", "models", "yaml", "archives")
 ENGINES = ("atheris", "hypothesis")
 INSTRUMENTED = ["mlx_pixword", "PIL", "yaml", "json", "zipfile", "tarfile"]
 

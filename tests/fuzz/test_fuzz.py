@@ -15,7 +15,7 @@ from run import TARGETS, FuzzArgs, Session, choose, load_target
 from mlx_pixword.common.errors import PixWordError
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {"images": 200, "texts": 100, "models": 60, "yaml": 60, "archives": 150}
+EXAMPLES = {"images": 200, "texts": 100, "tables": 150, "parquet": 100, "models": 60, "yaml": 60, "archives": 150}
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
