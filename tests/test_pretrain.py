@@ -348,11 +348,19 @@ def test_bad_images_are_judged_once_there_are_enough(
         train(tmp_path / "run", *flags, steps=30)
 
 
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (5, "5 documents in a row cannot be read, the last one"),
+        (0, r"\d+ documents in a row cannot be read: the first is .*"),
+    ],
+)
 def test_data_that_disappears_stops_the_run_with_all_it_had(
-    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, lost: int, words: str
 ) -> None:
-    monkeypatch.setattr(loader, "LOST", 5)
-    flags = ["--data", photos, "--group-size", 8, "--eval-documents", 0, "--max-bad", 1]
+    if lost:
+        monkeypatch.setattr(loader, "LOST", lost)
+    flags = ["--data", photos, "--group-size", 8, "--eval-documents", 0]
     save, gone = trainer.Run.record_update, tmp_path / "gone"
 
     def unplug(run: trainer.Run, *values: object) -> None:
@@ -361,13 +369,42 @@ def test_data_that_disappears_stops_the_run_with_all_it_had(
             photos.rename(gone)
 
     monkeypatch.setattr(trainer.Run, "record_update", unplug)
-    with pytest.raises(PixWordError, match=r"5 documents in a row cannot be read, the last one: .*; put the data back"):
+    with pytest.raises(PixWordError, match=rf"{words}.*; put the data back"):
         train(tmp_path / "run", *flags, steps=400)
     monkeypatch.undo()
     (saved,) = (tmp_path / "run/checkpoints").iterdir()
     gone.rename(photos)
     step = int(saved.name[5:])
-    assert train(tmp_path / "run", *flags, "--resume", steps=step + 2)[-1]["step"] == step + 2
+    metrics = train(tmp_path / "run", *flags, "--resume", steps=step + 9)
+    assert metrics[-1]["step"] == step + 9 and metrics[-1]["skipped"] == 0
+
+
+def test_a_drive_that_goes_away_in_a_large_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the defaults, after as many images as bad ones are judged by: the run is saved, and goes on."""
+    drive, gone = tmp_path / "drive", tmp_path / "gone"
+    drive.mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    for n in range(1600):
+        (drive / f"{n}.png").hardlink_to(tmp_path / "red.png")
+    flags = ["--data", drive, "--group-size", 256, "--batch-tokens", 2048, "--eval-documents", 0, "--save-every", 10**6]
+    update = trainer.Run.record_update
+
+    def unplug(run: trainer.Run, *values: object) -> None:
+        update(run, *values)  # type: ignore[arg-type]
+        if run.skips.tries > trainer.ENOUGH and drive.exists():
+            drive.rename(gone)
+
+    monkeypatch.setattr(trainer.Run, "record_update", unplug)
+    with pytest.raises(
+        PixWordError, match=r"300 documents in a row cannot be read, the last one: .*file not found; put"
+    ):
+        train(tmp_path / "run", *flags, steps=100)
+    monkeypatch.undo()
+    (saved,) = (tmp_path / "run/checkpoints").iterdir()
+    gone.rename(drive)
+    metrics = train(tmp_path / "run", *flags, "--resume", steps=int(saved.name[5:]) + 6)
+    assert metrics[-1]["skipped"] == 0 and metrics[-1]["step"] == int(saved.name[5:]) + 6
+    assert (tmp_path / "run/skipped.jsonl").read_bytes() == b""
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

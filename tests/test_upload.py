@@ -60,9 +60,13 @@ def test_what_is_uploaded_comes_back_byte_for_byte(folder: Path, tmp_path: Path,
         ]  # fmt: skip
         for name in ("config.json", "model.safetensors", "tokenizer.model"):
             assert files[name] == (folder / name).read_bytes(), name
+        others = ("old/config.json", "old/model.safetensors", "onnx/x/tokenizer.model", "model.py", "pytorch_model.bin")
+        hub.repos["owner/name"] |= dict.fromkeys(others, b"of another model")
         done = run(tmp_path, hub.url, "-c", load, str(tmp_path / "again"), token=None)
         assert done.returncode == 0, done.stderr
-        assert not any("README" in line or "samples" in line for line in hub.asked if "resolve" in line)
+        assert {line.split("/resolve/")[1].partition("/")[2] for line in hub.asked if "/resolve/" in line} == {
+            "config.json", "model.safetensors", "tokenizer.model"
+        }  # fmt: skip
         refused = run(tmp_path, hub.url, "-m", "mlx_pixword.convert", "--model", str(folder), "--upload-repo",
                       "owner/name", token="wrong")  # fmt: skip
     for name in ("config.json", "model.safetensors", "tokenizer.model"):

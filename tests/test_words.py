@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
+from PIL import Image
 
+import mlx_pixword as pw
+from mlx_pixword import generate
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inference.settings import SampleArgs
 from mlx_pixword.inference.words import (
@@ -22,7 +26,7 @@ from mlx_pixword.inference.words import (
 )
 from mlx_pixword.inputs.processor import Part, Processor
 from mlx_pixword.inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer, train_tokenizer
-from mlx_pixword.model.document import BOS, EOS
+from mlx_pixword.model.document import BOS, EOS, SPECIAL_WORDS
 from mlx_pixword.model.network import PixWordModel
 
 Build = Callable[..., PixWordModel]
@@ -212,3 +216,24 @@ def test_a_batch_of_texts_equals_single_texts(small_model: Build, rng: np.random
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(PixWordError, match="must"):
         SampleArgs(**wrong)
+
+
+def test_a_model_of_images_alone_says_that_it_cannot_read(
+    small_model: Build, rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_model(vocab_size=len(SPECIAL_WORDS))
+    processor, image = Processor(model.args), rng.integers(0, 256, (9, 6, 3), dtype=np.uint8)
+    words = "this model was trained on images alone and knows no words; it can draw, and not read"
+    for ask in (
+        lambda: generate_text(model, processor, [image]),
+        lambda: generate_batch(model, processor, processor([image])),
+        lambda: pw.read(model, processor, Image.fromarray(image)),
+    ):
+        with pytest.raises(PixWordError, match=words):
+            ask()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    command = ["--model", str(pw.save_model(model, None, tmp_path / "model")), "--image", str(tmp_path / "a.png")]
+    for flags in ([], ["--each"], ["--jsonl"], ["--out-image", str(tmp_path / "b.png"), "--then-words"]):
+        with pytest.raises(PixWordError, match=words):
+            generate.main([*command, *flags])
+    assert capsys.readouterr().out == "" and not (tmp_path / "b.png").exists()

@@ -71,7 +71,16 @@ class Encoder:
 
 
 class DataLost(PixWordError):
-    """So much cannot be read that the data seems to be gone; what was trained until then is good."""
+    """So much cannot be read that the data seems to be gone; what was trained until then is good.
+
+    Attributes:
+        tried, skipped_bytes: images tried and the size of `skipped.jsonl` before the failures began: what has not been
+            found for a while is not bad.
+    """
+
+    def __init__(self, message: str, tried: int, skipped_bytes: int) -> None:
+        super().__init__(message)
+        self.tried, self.skipped_bytes = tried, skipped_bytes
 
 
 class Loader:
@@ -87,6 +96,9 @@ class Loader:
         group_size: documents a group; rows are formed inside a group.
         caption_first: fraction of captioned images whose caption comes before them.
         keep: global indices to use instead of all (held-out documents are left out this way).
+
+    Attributes:
+        failed: documents in a row, up to the last one of the last group, that could not be read.
     """
 
     def __init__(
@@ -104,7 +116,7 @@ class Loader:
     ) -> None:
         self.sources, self.encoder, self.seed = list(sources), encoder, seed
         self.batch_tokens, self.pack, self.threads, self.group_size = batch_tokens, pack, threads, group_size
-        self._caption_first = caption_first
+        self._caption_first, self.failed = caption_first, 0
         self._endless = any(source.endless for source in self.sources)
         if self._endless and len(self.sources) > 1:
             raise PixWordError("an endless source cannot be mixed with others")
@@ -174,7 +186,8 @@ class Loader:
 
     def batches(self, group: int = 0, skip: int = 0) -> Generator[tuple[int, int, list[Row]], None, None]:
         """Batches from batch ``skip`` of ``group`` on, for ever: ``(group, number in the group, rows)``."""
-        unused = failed = 0  # documents since the last one that could be used, and those that could not be read
+        unused = self.failed = 0  # documents since the last one that could be used, and those that could not be read
+        any_read, before = False, (0, 0)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             ahead: deque[list[Future[tuple[list[Document], SkipNotes]]]] = deque()
             try:
@@ -184,15 +197,21 @@ class Loader:
                     documents: list[Document] = []
                     for future in ahead.popleft():
                         pieces, notes = future.result()
+                        fails = notes.count > 0 and not any(piece.images for piece in pieces)
+                        if fails and not self.failed:
+                            before = self.encoder.skips.tries, self.encoder.skips.size
                         if not skip:  # or the run that is resumed has counted this group
                             notes.replay(self.encoder.skips)
-                        failed = failed + 1 if notes.count and not any(piece.images for piece in pieces) else 0
-                        if failed == LOST and self._keep is not None and failed < len(self._keep):
-                            raise DataLost(f"{failed} documents in a row cannot be read{notes.last()}")
+                        self.failed = self.failed + 1 if fails else 0
+                        any_read |= not fails
+                        if self.failed == LOST and self._keep is not None and (any_read or len(self._keep) > LOST):
+                            raise DataLost(f"{LOST} documents in a row cannot be read{notes.last()}", *before)
                         documents += pieces
                     unused = 0 if documents else unused + self.group_size
                     if self._keep is not None and unused >= 2 * len(self._keep):  # a whole epoch lies in between
                         first = self.encoder.skips.first()
+                        if any_read and self.failed:
+                            raise DataLost(f"{self.failed} documents in a row cannot be read{first}", *before)
                         raise PixWordError(f"none of the {len(self._keep)} documents can be used{first}")
                     rng = np.random.default_rng((self.seed, 2, group))
                     planned = plan_batches(documents, self.batch_tokens, self.encoder.args.max_seq_len, self.pack, rng)

@@ -113,6 +113,12 @@ class Run:
         progress.scale, progress.scale_age = (scale.value, scale.good) if scale.dynamic else (None, 0)
         self.last_saved_state = replace(progress)
 
+    def recount(self, tried: int, skipped_bytes: int) -> None:
+        """Let a checkpoint say no more images tried, and no more of them left out, than these."""
+        saved = self.last_saved_state
+        saved.tried = min(saved.tried, tried)
+        saved.skipped_bytes = min(saved.skipped_bytes or 0, skipped_bytes)
+
     def _advance(self, place: Place, tokens: int) -> None:
         progress = self.progress
         progress.step += 1

@@ -32,6 +32,7 @@ from .state import Run, Stopwatch
 from .step import is_finite, make_step
 
 ENOUGH = 1000  # images to judge the bad ones among them by
+FAILING = 10  # documents in a row that cannot be read: it is waited whether they end or the data is lost
 
 
 def pretrain(config: RunConfig) -> Path | None:
@@ -55,6 +56,7 @@ def pretrain(config: RunConfig) -> Path | None:
             return None
         except DataLost as error:
             if ranks.first:
+                run.recount(error.tried, error.skipped_bytes)
                 _save(run)
             raise PixWordError(f"{error}; put the data back, then: {resume_command(run.folder)}") from error
         except (files.DiskTrouble, RankLost) as error:
@@ -188,7 +190,7 @@ def _places(run: Run) -> Iterator[tuple[int, int, list[Row]]]:
     epoch = run.loader.epoch(progress.group) if progress.step else None
     for group, number, rows in run.loader.batches(progress.group, progress.batch):
         ended = epoch is not None and run.loader.epoch(group) != epoch
-        if run.ranks.first and (ended or run.skips.tries >= ENOUGH):
+        if run.ranks.first and (ended or run.skips.tries >= ENOUGH) and run.loader.failed < FAILING:
             run.skips.check(run.config.data.max_bad)
         epoch = run.loader.epoch(group)
         yield group, number, rows
