@@ -29,7 +29,9 @@ SAMPLES = 16  # images on a card's page
 class ConvertSettings:
     """Make a model directory from another model, or from a checkpoint of the authors' program (UPW)."""
 
-    model: str | None = setting(None, "model folder, or repository on the hub, to convert", metavar="DIR_OR_REPO")
+    model: str | None = setting(
+        None, "model folder, or repository on the hub, to convert", metavar="DIR_OR_REPO", path=True
+    )
     revision: str | None = setting(None, "branch, tag or commit of a hub repository")
     upw: Path | None = setting(
         None, "a UPW checkpoint to convert, .safetensors, or .pth where PyTorch is installed", metavar="FILE"

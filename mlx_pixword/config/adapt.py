@@ -19,11 +19,14 @@ FINETUNE_LORA = {**FINETUNE, "factored_colors": False, "optimizer": "adamw", "le
 class AdaptArgs:
     """Starting from a model."""
 
-    init: str | None = setting(None, "start from this model: its weights, shape and tokenizer", metavar="DIR_OR_REPO")
+    init: str | None = setting(
+        None, "start from this model: its weights, shape and tokenizer", metavar="DIR_OR_REPO", path=True
+    )
     language_from: str | None = setting(
         None,
         "start the language block as this model of mlx-lm: Llama, Mistral, Qwen2, Qwen3, SmolLM",
         metavar="DIR_OR_REPO",
+        path=True,
     )
     freeze_language: bool = setting(False, "with --language-from: train the image block and the new rows alone")
     lora: int = setting(0, "train adapters of this rank instead of the weights; 0: the weights", metavar="RANK")
