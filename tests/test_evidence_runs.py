@@ -1,5 +1,6 @@
 """The arms and runs of the evidence: what they see, what they cost, how they stop and go on, and all of it in small."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from evidence import crops as evidence_crops
+from evidence.analysis import Evidence
 from evidence.arms import ARMS, arm_of, model_args
 from evidence.batches import Order, batch_of, document_of
 from evidence.characters import CharacterTokenizer
@@ -21,6 +23,7 @@ from evidence.fronts import PatchFront, channels
 from evidence.learning import Learner, objective
 from evidence.manifest import Known, core_seconds, factors_tried, manifest, points_of, rate_of, unnamed
 from evidence.plan import PLANS, Plan, keep_plan
+from evidence.real import kept_readings, kept_real_sets, open_closed, opened, prepare_real, take_engines
 from evidence.records import known
 from evidence.run import Paused, Training
 from evidence.runner import Stop, owned, work
@@ -28,6 +31,7 @@ from evidence.timing import measure, parameter_counts
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.data.fonts import bundled_faces
+from mlx_pixword.data.text_file import write_text_file
 from mlx_pixword.inference.words import generate_batch
 from mlx_pixword.inputs.processor import Processor
 
@@ -51,12 +55,26 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
         patch.setattr(evidence_crops, "evidence_faces", lambda: list(bundled_faces()))
         keep_plan(TINY, results)
         evidence_crops.prepare_crops(TINY, results, scratch)
+    real_folder(folder / "real")
+    prepare_real(folder / "real", TINY, results, scratch)
     measure(TINY, results, scratch, rounds=1, steps=1, variants=["1b", "4", "2", "7", "8"])
     timing = read_json(results / "timing.json")
     for arm in ARMS:  # the others are not run here
         timing["arms"].setdefault(arm, timing["arms"]["4"])
     write_json(results / "timing.json", timing)
     yield results, scratch
+
+
+def real_folder(folder: Path) -> None:
+    """Two real sets, as `real_text.py` prepares them: three crops are read, three are not for one reason each."""
+    folder.mkdir()
+    rng, texts = np.random.default_rng(0), ["12", "3.4", "123456789", "7€", "5", "A0"]
+    for name in ("sroie-6", "plates-47x12"):
+        for part in ("development", "closed"):
+            widths = (9, 9, 9, 9, 9, 65)
+            rows = [(crop(rng, 6, width), text, {"document": n // 2})
+                    for n, (width, text) in enumerate(zip(widths, texts, strict=True))]  # fmt: skip
+            write_text_file(folder / f"{name}-{part}.pwtext", rows, {})
 
 
 def crop(rng: np.random.Generator, height: int = 9, width: int = 22) -> np.ndarray:
@@ -301,13 +319,56 @@ def test_everything_in_small(prepared: tuple[Path, Path], tmp_path: Path) -> Non
     record = records["i-main-1b-r1-s0"]
     assert record["spec"]["arm"] == "1b" and record["tests"] == read_json(results / "tests.json")["digest"]
     assert record["commit"] and record["machine"] and record["curve"] and record["command"]
+    for path in (results / "real" / "development").iterdir():
+        assert sorted(kept_readings(results, path.stem, "development")) == ["plates-47x12", "sroie-6"]
+    assert len(list((results / "real" / "development").iterdir())) == 4 and not opened(results)
     before = {path: path.stat().st_mtime_ns for path in (results / "runs").iterdir()}
     work(results, scratch, blocks, Stop(float("inf")))
     assert {path: path.stat().st_mtime_ns for path in (results / "runs").iterdir()} == before
-    main(["report", "--results", str(results), "--page", str(tmp_path / "p.md"), "--figures", str(tmp_path / "f")])
+    pages = ["--results", str(results), "--page", str(tmp_path / "p.md"), "--figures", str(tmp_path / "f")]
+    main(["report", *pages])
     page = (tmp_path / "p.md").read_text(encoding="utf-8")
+    crops = "3 | 1 over 64 px, 1 over 8 characters, 1 unknown characters"
+    assert f"| sroie-6 | closed | {crops} | closed | closed |" in page and "| pdf-36 | closed | not run |" in page
+    main(["report", "--open-closed", "--scratch", str(scratch), *pages])
+    page = (tmp_path / "p.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| sroie-6 \| closed \| {crops} \| \d", page) and "| pdf-36 | closed | not run |" in page
+    check_opening(results, scratch, records["i-main-4-r1-s0"])
     assert "| 2 | ViT, 16 px patches |" in page and "not run" in page
     assert (tmp_path / "f" / "index.html").read_text(encoding="utf-8").count("<svg") == 3
+
+
+def check_opening(results: Path, scratch: Path, record: dict[str, Any]) -> None:
+    """The closed third was read by the runs finished then, and is not read again, nor by other runs, nor with more."""
+    kept = {path: path.stat().st_mtime_ns for path in (results / "real" / "closed").iterdir()}
+    stamp = opened(results)
+    assert stamp and len(stamp["runs"]) == len(kept) == 4
+    later = {**record, "id": "i-main-4-r1-s9"}
+    (scratch / "weights" / "i-main-4-r1-s9.safetensors").symlink_to(scratch / "weights" / f"{record['id']}.safetensors")
+    assert open_closed([record, later], TINY, results, scratch, {}) == [] and opened(results) == stamp
+    assert {path: path.stat().st_mtime_ns for path in (results / "real" / "closed").iterdir()} == kept
+    more = scratch / "more"
+    real_folder(more)
+    for part in ("development", "closed"):
+        (more / f"sroie-6-{part}.pwtext").rename(more / f"pdf-36-{part}.pwtext")
+    with pytest.raises(PixWordError, match="opened without pdf-36"):
+        prepare_real(more, TINY, results, scratch)
+
+
+def test_reference_engines_read_the_same_crops(prepared: tuple[Path, Path], tmp_path: Path) -> None:
+    """Bits of all crops that `real_text.py` reads; those that arms do not read are left out."""
+    results, _ = prepared
+    bits = base64.b64encode(np.packbits([1, 0, 1, 1, 1, 0])).decode()
+    for n, read in ((1, 6), (2, 5)):  # the newer one has read another number of crops
+        scores = {"tesseract": {"sroie-6": {"read": read, "right": bits}}}
+        write_json(tmp_path / f"real_text-{n}.json", {"part": "closed", "scores": scores})
+    take_engines(tmp_path, results)
+    evidence = Evidence(results)
+    assert evidence.engines["tesseract", "sroie-6", "closed"].tolist() == [1, 0, 1]
+    known = kept_real_sets(results, "closed")["sroie-6"]
+    accuracy = evidence.engine_accuracy("tesseract", known)
+    assert accuracy and accuracy.value == pytest.approx(2 / 3) and known.documents.tolist() == [0, 0, 2]
+    (results / "real" / "engines.json").unlink()
 
 
 def test_mistakes_are_one_line(tmp_path: Path, prepared: tuple[Path, Path]) -> None:
@@ -317,6 +378,7 @@ def test_mistakes_are_one_line(tmp_path: Path, prepared: tuple[Path, Path]) -> N
         (["run", "--blocks", "vii"], "unknown block 'vii'"),
         (["run", "--jobs", "0"], "--jobs must be at least 1"),
         (["prepare", "--plan", "quick", "--results", str(prepared[0])], "is another plan, in seeds"),
+        (["report", "--open-closed", "--results", str(tmp_path)], "plan.json"),
     ):
         with pytest.raises(PixWordError, match=re.escape(message)):
             main(arguments)

@@ -129,6 +129,8 @@ def test_supported_needs_every_arm_and_set() -> None:
     lacking = {key: value for key, value in both.items() if key != ("6", "plates")}
     verdict = decide(("4", "6"), lacking, SETS, 0.01)
     assert (verdict.name, verdict.reason) == ("undecided", "not run: plates against arm 6")
+    lacking = {key: value for key, value in both.items() if key[1] != "plates"}
+    assert decide(("4", "6", "8"), lacking, SETS, 0.01).reason == "not run: arm 8, plates"
     for weak in (Estimate(0.02, 0.01, 0.04), Estimate(0.05, -0.01, 0.1)):
         assert decide(("4", "6"), {**both, ("4", "plates"): weak}, SETS, 0.01).name == "undecided"
 
@@ -151,6 +153,17 @@ def test_all_claims_share_one_correction() -> None:
     assert verdicts["1b A"].p == pytest.approx(0.06)
     assert verdicts["1b A"].name == "undecided"
     assert verdicts["1 A"].name == "not run"
+
+
+def test_fewer_than_five_seeds_decide_nothing() -> None:
+    low = {("2", "numbers"): Estimate(0.0, -0.02, 0.01, 1.0)}
+    assert decide_all({"1b": low}, SETS, seeds={("1b", "2"): 5})["1b A"].name == "refuted"
+    few = decide_all({"1b": low}, SETS, seeds={("1b", "2"): 3, ("1b", "4"): 1})["1b A"]
+    assert few.name == "undecided" and few.reason.startswith("3 of 5 seeds; by these would be refuted: against arm 2")
+    good = {("2", kind): Estimate(0.05, 0.02, 0.08, 0.001) for kind in SETS}
+    assert decide_all({"1b": good}, SETS, seeds={("1b", "2"): 5})["1b A"].name == "supported"
+    few = decide_all({"1b": good}, SETS, seeds={("1b", "2"): 4})["1b A"]
+    assert few.name == "undecided" and "4 of 5 seeds; by these would be supported" in few.reason
 
 
 @pytest.mark.parametrize(

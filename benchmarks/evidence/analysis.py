@@ -16,6 +16,7 @@ from .learning import Learner
 from .manifest import ABLATIONS, Known, block_of, rate_of, scaled_shape, slug
 from .mixed_model import Effect, fit_mixed_model
 from .plan import MAIN_HEIGHTS, TEST_KINDS, Plan, kept_plan
+from .real import CLOSED, PARTS, REAL_SETS, RealSet, kept_engines, kept_readings, kept_real_sets, opened
 from .records import known
 from .scaling import kept_prediction, points_of_runs
 from .statistics import (
@@ -70,6 +71,8 @@ class Evidence:
         self.known: Known = known(results, self.plan)
         self.records = {record["id"]: record for record in read_records(results)}
         self.tests: TestSet = kept_test_set(results)
+        self.real = {part: kept_real_sets(results, part) for part in PARTS}
+        self.engines, self.opened = kept_engines(results), opened(results)
         self.last = f"time {max(self.plan.time_points):g}"
         self._written = np.array(self.tests.texts)
 
@@ -110,24 +113,21 @@ class Evidence:
         """Core-seconds of training and evaluation that the finished runs of a block took."""
         chosen = [record for record in self.records.values() if record["spec"]["block"] == block]
         points = [point for record in chosen for point in {id(p): p for p in record["points"].values()}.values()]
-        return sum(record["seconds"] for record in chosen) + sum(p.get("evaluation_seconds", 0.0) for p in points)
+        return sum(record["seconds"] + record.get("real_seconds", 0.0) for record in chosen) + sum(
+            p.get("evaluation_seconds", 0.0) for p in points
+        )
 
     # --- crops --------------------------------------------------------------------------------------------------------
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
-        """Kinds of text and names of real sets."""
-        return (*TEST_KINDS, *sorted(set(self.tests.kinds.tolist()) - set(TEST_KINDS)))
-
-    @property
-    def needed_sets(self) -> tuple[str, ...]:
-        """What a supported claim must hold for; "real sets" stands for those that are missing."""
-        return self.sets if len(self.sets) > len(TEST_KINDS) else (*self.sets, "real sets")
+        """Kinds of text and names of the real sets that are here."""
+        return (*TEST_KINDS, *self.real[CLOSED])
 
     def chosen(self, kind: str, *, main: bool) -> np.ndarray:
         """Indices of the crops of a kind; with ``main`` of the heights of the main endpoint."""
         found = self.tests.kinds == kind
-        if main and kind in TEST_KINDS:
+        if main:
             found &= np.isin(self.tests.heights, MAIN_HEIGHTS)
         return np.flatnonzero(found)
 
@@ -137,7 +137,7 @@ class Evidence:
     def comparisons(self) -> dict[Label, Estimate]:
         """Differences of exact match between pixel arms and all others, at every point that both have."""
         found = dict[Label, Estimate]()
-        for kind, all_read in product(self.sets, (True, False)):
+        for kind, all_read in product(TEST_KINDS, (True, False)):
             images = self.chosen(kind, main=True)
             images = images if all_read else images[images % self.plan.seldom == 0]
             if not len(images):
@@ -150,16 +150,31 @@ class Evidence:
                 replicates=self.plan.replicates,
             )  # fmt: skip
             found |= dict(zip(pairs, estimates.values(), strict=True))
+        for crops in self.real[CLOSED].values():
+            found |= self._real_comparisons(crops)
         return found
 
     def _pairs(self, kind: str) -> Iterator[tuple[Label, np.ndarray, np.ndarray]]:
-        for ours in (arm for arm in PIXEL_ARMS if arm in self.arms):
-            for other in (arm for arm in self.arms if arm != ours):
-                for point in (self.last, "images", "flops"):
-                    mine, theirs = (self.matrix(self.main_runs(arm), point) for arm in (ours, other))
-                    if seeds := sorted(set(mine) & set(theirs)):
-                        first, second = (np.stack([side[seed] for seed in seeds]) for side in (mine, theirs))
-                        yield Label(ours, other, point, kind), first, second
+        for ours, other in self.pairs_of_arms():
+            for point in (self.last, "images", "flops"):
+                mine, theirs = (self.matrix(self.main_runs(arm), point) for arm in (ours, other))
+                if both := paired(mine, theirs):
+                    yield Label(ours, other, point, kind), *both
+
+    def pairs_of_arms(self) -> list[tuple[str, str]]:
+        """Pixel arms with all others, of those that have runs."""
+        return [(ours, other) for ours in PIXEL_ARMS for other in self.arms if ours in self.arms and other != ours]
+
+    def _real_comparisons(self, known: RealSet) -> dict[Label, Estimate]:
+        pairs = dict[Label, tuple[np.ndarray, np.ndarray]]()
+        for ours, other in self.pairs_of_arms():
+            if both := paired(self.real_lines(ours, known), self.real_lines(other, known)):
+                pairs[Label(ours, other, self.last, known.name)] = both
+        named = {str(n): pair for n, pair in enumerate(pairs.values())}
+        estimates = paired_differences(
+            named, known.documents, np.zeros(len(known)), seed=SEED, replicates=self.plan.replicates
+        )
+        return dict(zip(pairs, estimates.values(), strict=True))
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -173,9 +188,11 @@ class Evidence:
             (label.ours, label.other, label.kind): max(
                 self.accuracy(arm, label.kind).value for arm in (label.ours, label.other)
             )
-            for label in self.comparisons if label.point == self.last and label.kind in TEST_KINDS
+            for label in self.comparisons if label.point == self.last
         }  # fmt: skip
-        return decide_all(by_arm, self.needed_sets, best)
+        seeds = {pair: len(set(self.main_runs(pair[0])) & set(self.main_runs(pair[1])))
+                 for pair in self.pairs_of_arms()}  # fmt: skip
+        return decide_all(by_arm, (*TEST_KINDS, *REAL_SETS), best, seeds)
 
     @cached_property
     def accuracies(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -193,10 +210,39 @@ class Evidence:
         return found
 
     def accuracy(self, arm: str, kind: str) -> Estimate:
-        """Exact match of an arm, averaged over the heights of the main endpoint."""
+        """Exact match of an arm, averaged over the heights of the main endpoint; of a real set its closed third."""
+        if kind not in TEST_KINDS:
+            found = self.real_accuracy(arm, self.real[CLOSED][kind])
+            assert found is not None
+            return found
         heights, point, drawn = self.accuracies[arm, kind]
         chosen = np.isin(heights, MAIN_HEIGHTS)
         return estimate(float(point[chosen].mean()), mean_of_finite(drawn[:, chosen]))
+
+    def real_lines(self, arm: str, known: RealSet) -> dict[int, np.ndarray]:
+        """Which crops of a real set an arm's runs read, by seed; none where a run diverged."""
+        found = dict[int, np.ndarray]()
+        for seed, run in self.main_runs(arm).items():
+            if run["diverged"]:
+                found[seed] = np.zeros(len(known), np.float32)
+            elif (line := kept_readings(self.results, run["id"], known.part).get(known.name)) is not None:
+                found[seed] = line.astype(np.float32)
+        return found
+
+    def real_accuracy(self, arm: str, known: RealSet) -> Estimate | None:
+        """Exact match of an arm on a real set; None where no run read it."""
+        lines = self.real_lines(arm, known)
+        return self._mean(np.stack(list(lines.values())), known) if lines else None
+
+    def engine_accuracy(self, engine: str, known: RealSet) -> Estimate | None:
+        """The same of a reference engine."""
+        line = self.engines.get((engine, known.name, known.part))
+        return None if line is None else self._mean(line[None].astype(np.float32), known)
+
+    def _mean(self, values: np.ndarray, known: RealSet) -> Estimate:
+        one = np.zeros(len(known))
+        drawn = replicate_means({"": values}, known.documents, one, seed=SEED, replicates=self.plan.replicates)
+        return estimate(plain_mean(values, one), drawn[""][:, 0])
 
     def height(self, arm: str, kind: str) -> Estimate:
         """The ink height that an arm reads 75% of the time."""
@@ -312,6 +358,12 @@ class Evidence:
         points = points_of_runs(list(self.records.values()), "largest", loss)
         measured = float(points[-1, 2]) if len(points) else None
         return decide_scaling(kept_prediction(self.results / "prediction.json", loss), measured)
+
+
+def paired(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lines ``[images]`` by seed as ``[seeds, images]`` of the seeds that both have; None without any."""
+    seeds = sorted(set(ours) & set(theirs))
+    return (np.stack([ours[s] for s in seeds]), np.stack([theirs[s] for s in seeds])) if seeds else None
 
 
 def labels_needed(counts: np.ndarray, scores: np.ndarray, wanted: float) -> float:

@@ -190,6 +190,7 @@ def predict(argv: Sequence[str] | None) -> None:
 
 def report(argv: Sequence[str] | None) -> None:
     from .pages import write_pages
+    from .real import take_engines
 
     args = parse(ReportArgs, "benchmarks/evidence report", argv)
     if args.open_closed:
@@ -202,6 +203,7 @@ def report(argv: Sequence[str] | None) -> None:
         records, plan = main_records(args.results), kept_plan(args.results)
         if lost := open_closed(records, plan, args.results, args.scratch, stamp):
             notice(f"no final weights of {len(lost)} finished runs, which read no real set: {', '.join(lost)}")
+    take_engines(Path(__file__).parents[1] / "results", args.results)
     write_pages(args.results, args.page, args.figures)
     notice(f"results in {args.page}, figures and page in {args.figures}")
 

@@ -5,9 +5,11 @@ longer than the training's, characters that the tokenizer lacks, crops larger th
 repository: of a crop only its document's number and whether each run read it.
 """
 
+import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from .run import load_weights, weights_path
 
 REAL_SETS = ("sroie-6", "sroie-8", "pdf-36", "pdf-48", "plates-47x12")  # those of the protocol
 DEVELOPMENT, CLOSED = "development", "closed"
+REFERENCES = ("rapidocr", "tesseract")  # engines of `real_text.py` whose readings are shown beside the arms
 PARTS = (DEVELOPMENT, CLOSED)  # the third for pretraining is not read
 LIMIT = 1000  # crops of a set and third, before any are left out: as `real_text.py` has it
 
@@ -99,6 +102,7 @@ def _take(path: Path, name: str, part: str, plan: Plan, results: Path, scratch: 
     documents = np.asarray(source.columns["document"])[order[chosen]].astype(np.int32)
     write_json(where, {
         "set": name, "part": part, "digest": digest.hexdigest(), "crops": len(chosen),
+        "read": len(order),
         "left_out": {reason: reasons.count(reason) for reason in sorted(set(reasons) - {""})},
         "documents": pack_column(documents), "chosen": pack_column(chosen),
     })  # fmt: skip
@@ -169,6 +173,39 @@ def _readings_path(results: Path, run: str, part: str) -> Path:
 
 def _opened_path(results: Path) -> Path:
     return results / "real" / "opened.json"
+
+
+# --- reference engines ------------------------------------------------------------------------------------------------
+
+
+def take_engines(kept: Path, results: Path) -> None:
+    """From the results of `real_text.py`, which of the arms' crops reference engines read; the newest counts."""
+    found = dict[str, Any]()
+    for path in sorted(kept.glob("real_text-*.json")):
+        record = read_json(path)
+        for name, engine in product(REAL_SETS, REFERENCES):
+            score = record.get("scores", {}).get(engine, {}).get(name, {})
+            where = _facts_path(results, name, record["part"])
+            if "right" not in score or not where.exists() or (facts := read_json(where))["read"] != score["read"]:
+                continue  # of older versions, of a set that is not here, or of another number of crops
+            bits = np.unpackbits(np.frombuffer(base64.b64decode(score["right"]), np.uint8), count=score["read"])
+            right = bits[unpack_column(facts["chosen"])].astype(np.int8)
+            found[f"{engine} {name} {record['part']}"] = {
+                "digest": facts["digest"], "from": path.name, "right": pack_column(right)
+            }  # fmt: skip
+    if found:
+        write_json(results / "real" / "engines.json", found)
+
+
+def kept_engines(results: Path) -> dict[tuple[str, str, str], np.ndarray]:
+    """Which crops engines read, int8 ``[n]``, by engine, set and part."""
+    path, found = results / "real" / "engines.json", dict[tuple[str, str, str], np.ndarray]()
+    for key, entry in (read_json(path) if path.exists() else {}).items():
+        engine, name, part = key.split()
+        known = kept_real_sets(results, part).get(name)
+        if known is not None and known.digest == entry["digest"]:
+            found[engine, name, part] = unpack_column(entry["right"])
+    return found
 
 
 # --- the closed third -------------------------------------------------------------------------------------------------

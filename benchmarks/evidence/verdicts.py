@@ -10,6 +10,7 @@ CLAIMS = {"A": ("2",), "B": ("4", "6", "7", "8")}
 MARGIN = 0.03  # points of exact match that a difference must have to matter
 LEVEL = 0.05
 KINDS = ("numbers", "words")
+SEEDS = 5  # of the protocol; with fewer a claim is undecided
 FLOOR = 0.05  # exact match that the better of two arms must have: where neither reads, no difference says anything
 
 Comparisons = Mapping[tuple[str, str], Estimate]  # by (other arm, kind), at equal time and equal parameters
@@ -45,8 +46,7 @@ def decide(
     if not found:
         return Verdict("not run", "no run of the arms that the claim names", p)
     if missing:
-        lacking = ", ".join(f"{kind} against arm {arm}" for arm, kind in missing)
-        return Verdict("undecided", f"not run: {lacking}", p)
+        return Verdict("undecided", f"not run: {_lacking(others, sets, missing)}", p)
     for (arm, kind), value in found.items():
         if (best or {}).get((arm, kind), 1.0) < FLOOR:
             return Verdict("undecided", f"neither this arm nor arm {arm} reads {kind}: under {_points(FLOOR)}", p)
@@ -61,12 +61,13 @@ def decide(
 
 def decide_all(
     comparisons: Mapping[str, Comparisons], sets: Sequence[str],
-    best: Mapping[tuple[str, str, str], float] | None = None,
+    best: Mapping[tuple[str, str, str], float] | None = None, seeds: Mapping[tuple[str, str], int] | None = None,
 ) -> dict[str, Verdict]:  # fmt: skip
     """Verdicts of all claims, such as ``1b A``; p-values are those of the weakest comparison, adjusted together.
 
     A claim names every arm and every set, so its p-value is the largest of them: an intersection of rejections.
-    ``best`` is that of `decide`, by (our arm, other arm, kind).
+    ``best`` is that of `decide`, by (our arm, other arm, kind); ``seeds`` those that both of (our arm, other arm) have,
+    enough where it is missing. With fewer than `SEEDS` a claim is undecided; the reason says what they alone would say.
     """
     p_values = dict[str, float]()
     for ours in PIXEL_ARMS:
@@ -77,8 +78,29 @@ def decide_all(
     for name in p_values:
         ours, claim = name.split()
         own = {(arm, kind): value for (mine, arm, kind), value in (best or {}).items() if mine == ours}
-        verdicts[name] = decide(CLAIMS[claim], comparisons.get(ours, {}), sets, adjusted[name], own)
+        verdict = decide(CLAIMS[claim], comparisons.get(ours, {}), sets, adjusted[name], own)
+        finished = min((n for (mine, other), n in (seeds or {}).items() if mine == ours and other in CLAIMS[claim]),
+                       default=SEEDS)  # fmt: skip
+        verdicts[name] = with_few_seeds(verdict, finished) if finished < SEEDS else verdict
     return verdicts
+
+
+def with_few_seeds(verdict: Verdict, seeds: int) -> Verdict:
+    """Undecided, with what the seeds that are finished would say: an interval over so few says little of the others."""
+    if verdict.name == "not run":
+        return verdict
+    so_far = "" if verdict.name == "undecided" else f"would be {verdict.name}: "
+    return Verdict("undecided", f"{seeds} of {SEEDS} seeds; by these {so_far}{verdict.reason}", verdict.p)
+
+
+def _lacking(others: Sequence[str], sets: Sequence[str], missing: Sequence[tuple[str, str]]) -> str:
+    """Arms that lack all sets, sets that lack all arms, and what else is missing, in words."""
+    arms = [arm for arm in others if all((arm, kind) in missing for kind in sets)]
+    rest = [pair for pair in missing if pair[0] not in arms]
+    here = [arm for arm in others if arm not in arms]
+    whole = [kind for kind in sets if here and all((arm, kind) in rest for arm in here)]
+    parts = [f"{kind} against arm {arm}" for arm, kind in rest if kind not in whole]
+    return ", ".join([f"arm {arm}" for arm in arms] + whole + parts)
 
 
 def decide_pretraining(ratio: Estimate | None, labels: int) -> Verdict:
