@@ -79,7 +79,7 @@ class Order:
     batch: int
     curriculum: int
     seed: int
-    group: int = 16
+    group: int = 51
     labels: bool = False
 
     def crops(self, step: int) -> np.ndarray:

@@ -122,6 +122,8 @@ def prepare(argv: Sequence[str] | None) -> None:
 
 
 def timing(argv: Sequence[str] | None) -> None:
+    from mlx_pixword.common.blas import keep_memory
+
     from .plan import kept_plan
     from .timing import measure, variants_of
 
@@ -129,6 +131,7 @@ def timing(argv: Sequence[str] | None) -> None:
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # the library reads it once, when it is loaded
         os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    keep_memory()  # as runs do
     names = variants_of(blocks_of(args.blocks))
     measure(kept_plan(args.results), args.results, args.scratch, args.rounds, args.steps, names)
     notice(f"kept in {args.results / 'timing.json'}")
