@@ -260,6 +260,24 @@ def test_a_sheet_of_drawn_plates(tmp_path: Path, small_model: Any) -> None:
     assert again.returncode == 2 and "sheet.png exists" in again.stderr
 
 
+def test_the_receipt_is_the_picture_of_the_pages(tmp_path: Path) -> None:
+    result = run("make_receipt.py", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    box, total = re.findall(r"--box (\S+)  (\S+)", result.stdout)[-1]
+    assert total == "9.35" and f"--box {box} " in (SCRIPTS.parent / "README.md").read_text()
+    with Image.open(tmp_path / "receipt.png") as made, Image.open(SCRIPTS.parent / "docs/images/receipt.png") as kept:
+        pixels, expected = np.asarray(made).astype(int), np.asarray(kept).astype(int)
+    assert pixels.shape == expected.shape and np.abs(pixels - expected).mean() < 2  # FreeType's versions differ
+    x, y, width, height = map(int, box.split(","))
+    dark = expected.mean(axis=2) < 150
+    assert dark[y : y + height, x : x + width].sum() > 30
+    edge = np.ones((height, width), bool)
+    edge[1:-1, 1:-1] = False
+    assert not dark[y : y + height, x : x + width][edge].any()  # nothing is cut, and the rule stays outside
+    again = run("make_receipt.py", folder=tmp_path)
+    assert again.returncode == 2 and "receipt.png exists" in again.stderr
+
+
 # --- what a Mac makes of the kernels ----------------------------------------------------------------------------------
 
 PYTHON_STAND_IN = """#!/usr/bin/env bash
