@@ -99,7 +99,7 @@ class GrowingImages:
         args, distinct = self._args, list(dict.fromkeys(documents))
         which = mx.array([distinct.index(document) for document in documents])
         batch = collate([[d] for d in distinct], args, exact=True)
-        x, prompts = model.embed(batch, model.states_in_chunks(batch)[:, 0]), [_Prompt() for _ in self._language]
+        x, prompts = model.embed(batch, model.states_in_chunks(batch)[:, 0]), [Prompt() for _ in self._language]
         states = model.language(x, batch.positions, "causal", prompts)[which]  # [B, L, D]
         lengths, self._start = np.array([len(document) for document in documents]), states.shape[1]
         ends = mx.take_along_axis(states, mx.array(lengths)[:, None, None] - 1, axis=1)[:, 0]  # [B, D]
@@ -244,7 +244,7 @@ class _Geometry:
         return int(positions[len(document) - self._done, 0]) if self._done else following
 
 
-class _Prompt:
+class Prompt:
     """Keeps the keys and values ``[B, G, L, d]`` that the language block gives to its cache."""
 
     def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:

@@ -67,6 +67,11 @@ def angles(args: ModelArgs, positions: np.ndarray | Grid) -> np.ndarray:
 
 
 def turns(args: ModelArgs, positions: np.ndarray | Grid) -> mx.array:
+    """`turn_factors` as an array of MLX."""
+    return mx.array(turn_factors(args, positions))
+
+
+def turn_factors(args: ModelArgs, positions: np.ndarray | Grid) -> np.ndarray:
     """RoPE as a product of complex numbers, which its pairs are: ``[...]`` to complex ``[..., n, 1, d / 2]``.
 
     Values are not turned; queries are also scaled by ``d^-0.5``.
@@ -74,7 +79,7 @@ def turns(args: ModelArgs, positions: np.ndarray | Grid) -> mx.array:
     cos, sin = angles(args, positions)[..., None, None, :]  # each [..., 1, 1, d / 2]
     head = np.arange(args.num_heads + 2 * args.num_kv_heads)[:, None, None]
     turned = np.where(head < args.num_heads + args.num_kv_heads, cos + 1j * sin, 1)
-    return mx.array((turned * np.where(head < args.num_heads, args.head_size**-0.5, 1)).astype(np.complex64))
+    return (turned * np.where(head < args.num_heads, args.head_size**-0.5, 1)).astype(np.complex64)
 
 
 class Cache:

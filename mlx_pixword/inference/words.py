@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from ..common.errors import PixWordError
 from ..common.threads import outlive_this_thread
@@ -22,6 +23,7 @@ from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
 from .filters import filtered
 from .settings import SampleArgs
+from .word_steps import WordSteps, numpy_pays
 
 Chooser = Callable[[list[list[int]], mx.array], tuple[mx.array, mx.array]]
 
@@ -135,8 +137,11 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     require_words(model.args)
     lengths = [sum(map(len, row)) for row in batch.documents]
     limit = min(args.max_tokens, model.args.max_seq_len - max(lengths) + 1)
-    choose = _chooser(model.args.vocab_size, args)
     outlive_this_thread()
+    if numpy_pays(model):
+        yield from _words_by_numpy(model, batch, args, limit)
+        return
+    choose = _chooser(model.args.vocab_size, args)
     cache = _make_cache(model, lengths, batch.elements.shape[1])
     after = [row[-1].positions(model.args.grid)[1] for row in batch.documents]  # positions of the first words
     shift = mx.array(after) - mx.array(lengths)  # of positions over places
@@ -159,6 +164,35 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
         yield Step(ids, log_probabilities.tolist(), n + 1 == limit)  # type: ignore[arg-type]
         if n + 1 < limit and args.repetition_penalty != 1:
             chosen = choose(history, _extend(model, words, cache, shift))
+
+
+def _words_by_numpy(model: PixWordModel, batch: Batch, args: SampleArgs, limit: int) -> Iterator[Step]:
+    """The same by token steps of NumPy; the likeliest words are chosen there too, and others as ever."""
+    greedy = args.repetition_penalty == 1 and args.temperature(0.0) == 0
+    choose = None if greedy else _chooser(model.args.vocab_size, args)
+    steps = WordSteps(model, batch, max(limit, 0))
+    history: list[list[int]] = [[] for _ in batch.documents]
+    for n in range(limit):
+        if choose is None:
+            words, log_probabilities = _likeliest(steps.logits)
+        else:
+            words, log_probabilities = map(np.array, choose(history, mx.array(steps.logits)))
+        ids = words.tolist()
+        for row, word in zip(history, ids, strict=True):
+            row.append(word)
+        yield Step(ids, log_probabilities.tolist(), n + 1 == limit)
+        if n + 1 < limit:
+            steps.put(ids)
+
+
+def _likeliest(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Words ``[B]`` and their natural-log probabilities, of logits ``[B, V]``."""
+    top = logits.max(axis=1, keepdims=True)
+    totals = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+    allowed = logits.copy()
+    allowed[:, list(NEVER_GENERATED)] = -np.inf
+    words = allowed.argmax(axis=1)
+    return words, np.take_along_axis(logits, words[:, None], axis=1)[:, 0] - totals
 
 
 def _extend(model: PixWordModel, words: mx.array, cache: list[Any], shift: mx.array) -> mx.array:
