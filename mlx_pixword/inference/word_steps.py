@@ -102,7 +102,7 @@ class _Kept:
 def laid_out(model: PixWordModel, steps: TokenLayers) -> LaidOut:
     """The model's weights, laid out again only where they changed since."""
     parts = [*model.layers, model.norm, model.head, model.embed_words]
-    sources = [array for part in parts for _, array in tree_flatten(part.parameters())]
+    sources = [array for part in parts for array in dict(tree_flatten(part.parameters())).values()]
     kept: _Kept | None = getattr(model, "_kept_for_words", None)
     if kept is None or not _are_same(kept.sources, sources):
         kept = model._kept_for_words = _Kept(sources, LaidOut(model, steps))
