@@ -1,6 +1,6 @@
 """Words on a CPU, a token step at a time by NumPy: of a small model most of MLX's time is the cost of a call.
 
-B  rows    L  elements of the longest prompt    D  hidden size    V  words    n  heads of all kinds    d  head size
+B  rows    L  elements of a row    D  hidden size    V  words    n  heads of all kinds    d  head size
 
 Prompts are read by MLX as ever, and what its layers keep of them is where the token steps begin. It is the function of
 `PixWordModel.extend`.
