@@ -43,8 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "numbers": {  # ours: reads small numbers in any face and colour, after five minutes of two cores
         **_SMALL_TEXT, "vocab_size": 300, "image_size": 64, "window_size": 8, "max_seq_len": 256, "num_layers": 3,
-        "text_kinds": "numbers", "text_heights": "10-16", "text_length": 3, "text_curriculum": 32_000,
-        "batch_tokens": 220, "accumulate": 2, "warmup": 50, "steps": 2600, "eval_every": 650, "draw_images": 0,
+        "text_kinds": "numbers", "text_heights": "10-16", "text_length": 3, "text_curriculum": 23_000,
+        "batch_tokens": 220, "accumulate": 2, "warmup": 50, "steps": 1900, "eval_every": 475, "draw_images": 0,
     },
     "upw-120m": _PAPER,  # the paper's: images alone
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
