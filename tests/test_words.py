@@ -190,8 +190,8 @@ def test_sampling_leaves_the_random_state_alone_and_needs_none(small_model: Buil
         assert np.array(mx.random.state[0]).tolist() == before
     assert texts[0] == texts[1]
     model.head.weight = 0 * model.head.weight
-    free = {generate_text(model, processor, document, seed=None, temp=2.0, max_tokens=30) for _ in range(3)}
-    assert len(free) == 3
+    free = {generate_text(model, processor, document, seed=None, temp=2.0, max_tokens=30) for _ in range(12)}
+    assert len(free) >= 3  # a text may be empty, and several may
 
 
 def test_more_likely_words_than_there_are_are_all_words(small_model: Build, rng: np.random.Generator) -> None:
