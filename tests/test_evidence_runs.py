@@ -247,7 +247,9 @@ def test_a_loss_that_is_not_finite_ends_in_a_record(
 ) -> None:
     results, scratch = prepared
     monkeypatch.setattr("evidence.learning.objective", lambda *_: mx.array(float("nan")) * objective(*_))
-    found = Training(main_spec(results, "2"), TINY, scratch, never).run()
+    spec = main_spec(results, "2")
+    found = Training(spec, TINY, scratch, never).run()
+    (scratch / "state" / f"{spec.id}.safetensors").unlink()  # a run of this name in another test begins anew
     assert found["diverged"] and found["points"]["time 1"]["nats"] == float("inf")
 
 

@@ -98,8 +98,9 @@ class Order:
             return np.arange(len(self.sizes) if self.labels else half)
         if seen >= self.curriculum:
             return np.arange(half)
-        end = half + max(1, round((len(self.sizes) - half) * (seen + self.group * self.batch) / self.curriculum))
-        return np.arange(max(half, end - half // 8), min(end, len(self.sizes)))
+        share = min(1.0, (seen + self.group * self.batch) / self.curriculum)
+        end = half + max(1, round((len(self.sizes) - half) * share))
+        return np.arange(max(half, end - max(1, half // 8)), end)
 
 
 def order_of(crops: TextFile, batch: int, curriculum: int, seed: int, labels: int = 0) -> Order:
