@@ -31,8 +31,8 @@ from shared.record import keep, with_machine
 from mlx_pixword.common.blas import keep_memory, limit_threads
 from mlx_pixword.common.cli import notice, parse, run_command
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.common.settings import setting
-from mlx_pixword.config.run import RunConfig, make_config
+from mlx_pixword.common.settings import assigned, setting
+from mlx_pixword.config.run import SMALL_TEXT, RunConfig, make_config
 from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.data.fonts import find_faces
 from mlx_pixword.data.loader import Encoder
@@ -64,12 +64,7 @@ TODAY: dict[str, Any] = {  # the preset `tiny` of version 0.1.0
     "pack": False, "accumulate": 2, "streams": 1, "compile": "off", "dtype": "float32", "threads": 1,
 }  # fmt: skip
 BASE: dict[str, Any] = {
-    **TODAY, "hidden_size": 128, "num_layers": 3, "image_layers": 1, "intermediate_size": 256,
-    "num_kv_heads": 4, "image_hidden_size": 32, "image_num_heads": 2, "image_num_kv_heads": 2,
-    "image_intermediate_size": 64, "positions": "grid", "rope_theta": 100.0, "summary": "concat",
-    "linear_color_scale": 0.5, "sine_color_scale": 0.0, "image_lr_scale": 0.2, "group_size": 1024,
-    "learning_rate": 0.01, "word_weight": 1.0,
-    "boundary_weight": 0.0, "dense_weight": 0.0, "pixel_queries": 0, "batch_tokens": 500, "accumulate": 1,
+    **TODAY, **SMALL_TEXT, "data": [], "num_layers": 3, "pixel_queries": 0, "batch_tokens": 500, "accumulate": 1,
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "today": TODAY,
@@ -84,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full_image_step": {**BASE, "image_lr_scale": 1.0},
     "no_image_layers": {**BASE, "image_layers": 0},
     "fold_16": {**BASE, "fold_factor": 16},
-    "windows_2": {**BASE, "window_size": 2},
+    "windows_2": {**BASE, "window_size": 2, "max_seq_len": 4096},
     "windows_8": {**BASE, "window_size": 8},
     "papers_theta": {**BASE, "rope_theta": 500_000.0},
     # the same language block behind a linear map of each window's 4x4 raw pixels, and no pix tokens at all
@@ -124,28 +119,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_memory()
     limit_threads(1)
     for name in args.variant:
-        changes = dict(item.split("=", 1) for item in args.set)
-        values = {k: _value(v) for k, v in changes.items()}
+        values = assigned(args.set, "--set")
         config = make_config({**VARIANTS[name], **values, "seed": args.seed}, where="--set")
         result = Training(args, args.name or name, config).run()
         keep(with_machine({"benchmark": "small_text", "variant": name, "changes": values, **result}), args.out)
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def constant(peak: float, _: TrainArgs) -> float:
     """Learning rates without a schedule: this program sets them by the time that is used up."""
     return peak
-
-
-def build(config: RunConfig) -> PixWordModel:
-    """The library's model."""
-    return build_model(config.model, config.train)
 
 
 def make_patches(config: RunConfig) -> PixWordModel:
@@ -163,7 +145,8 @@ class Training:
         self.held_out = TextSource(1, True, STYLE, config.model.image_size, self.faces)
         tokenizer = train_tokenizer(list(self.held_out.texts()), 300)
         self.config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
-        self.model = (make_patches if config.model.fold_factor == 1 else build)(self.config)
+        raw = config.model.fold_factor == 1
+        self.model = make_patches(self.config) if raw else build_model(self.config.model, self.config.train)
         self.optimizer = make_optimizer(self.config.train, constant)
         self._peaks = [float(group.learning_rate.item()) for group in self.optimizer.optimizers]  # type: ignore[attr-defined]
         self.optimizer.init(self.model.trainable_parameters())

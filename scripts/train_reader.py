@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from mlx_pixword.common import files
 from mlx_pixword.common.cli import notice, parse, run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.machine import machine_facts
-from mlx_pixword.common.settings import flag, setting
+from mlx_pixword.common.settings import assigned, setting
 from mlx_pixword.config.run import RunConfig, make_config, read_yaml
+from mlx_pixword.data.fonts import package_folders
 from mlx_pixword.data.open import open_split
 from mlx_pixword.data.strings import built_in_words, read_words
 from mlx_pixword.data.text_images import TextSource
@@ -41,10 +41,6 @@ from mlx_pixword.training.trainer import pretrain
 from mlx_pixword.weights.directory import SHIPPED, load, save_model
 
 ROOT = Path(__file__).parents[1]
-FONT_PACKAGES = (
-    "font-roboto", "font-source-sans-pro", "font-source-serif-pro", "font-caladea", "font-manrope",
-    "font-hanken-grotesk", "font-lato",
-)  # fmt: skip
 LICENCES = {  # of faces, by the beginning of their family's name
     "dejavu": "Bitstream Vera", "computer modern": "BaKoMa", "stix": "OFL 1.1", "aileron": "CC0",
     "roboto": "Apache 2.0", "source": "OFL 1.1", "caladea": "Apache 2.0", "manrope": "OFL 1.1", "hanken": "OFL 1.1",
@@ -108,8 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def settings(args: ReaderArgs) -> RunConfig:
     """The run's settings: of a run that is there its own, else those of the preset, the faces and the words."""
-    changes = {name: _value(text) for name, _, text in (item.partition("=") for item in args.set)}
-    changes |= {"out": str(args.out), "minutes": args.minutes}
+    changes = {**assigned(args.set, "--set"), "out": str(args.out), "minutes": args.minutes}
     if (kept := args.out / "config.yaml").exists():
         return make_config({**read_yaml(kept), **changes, "resume": True}, where="--set")
     if not args.words.is_file():
@@ -121,26 +116,10 @@ def settings(args: ReaderArgs) -> RunConfig:
     return make_config(values, where="--set")
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _font_folders() -> list[str]:
     """Folders of the font packages, and of the system's fonts where Linux keeps them."""
-    folders = set[Path]()
-    for package in FONT_PACKAGES:
-        try:
-            found = metadata.files(package) or []
-        except metadata.PackageNotFoundError:
-            raise PixWordError(
-                f"{package} is missing: pip install -e '.[fonts]', or give {flag('fonts')} DIR"
-            ) from None
-        folders |= {Path(str(f.locate())).parent for f in found if str(f).endswith((".ttf", ".otf"))}
     system = Path("/usr/share/fonts/truetype")
-    return [str(folder) for folder in [*sorted(folders), *([system] if system.is_dir() else [])]]
+    return [str(folder) for folder in [*sorted(package_folders()), *([system] if system.is_dir() else [])]]
 
 
 def _steps_in(out: Path) -> int:

@@ -1,9 +1,13 @@
 """Very small runs for tests: settings, and ways to look at what a run leaves."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mlx_pixword.common.cli import run_command
 from mlx_pixword.pretrain import main
 
 SETTINGS = {
@@ -19,6 +23,16 @@ def train(out: Path, *flags: object, steps: int = 3) -> list[dict[str, Any]]:
     """Run `pretrain` and give its metrics."""
     main([*FLAGS, "--out", str(out), "--steps", str(steps), *map(str, flags)])
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def refusal(capsys: Any, main: Callable[[list[str]], None], *arguments: object) -> list[str]:
+    """Lines that a command line says before it exits 2, the last of them its mistake; it prints nothing else."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main([*map(str, arguments)]))
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return list(captured.err.strip().splitlines())
 
 
 def untimed(out: Path) -> list[dict[str, Any]]:

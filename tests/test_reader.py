@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import refusal
 
 import mlx_pixword as pw
 from mlx_pixword import demo, evaluate, generate, server
 from mlx_pixword.apps.settings import DemoArgs, ServerArgs
-from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import make_config
 from mlx_pixword.inputs.tokenizer import train_tokenizer
@@ -43,13 +43,8 @@ def photo(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 def mistake(capsys: Capture, main: Callable[[list[str]], None], *arguments: object) -> str:
     """The one line of a command line that must exit 2."""
-    with pytest.raises(SystemExit) as stop:
-        run_command(lambda: main([*map(str, arguments)]))
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.strip().splitlines()
-    return str(line)
+    (line,) = refusal(capsys, main, *arguments)
+    return line
 
 
 def test_no_argument_loads_the_shipped_model(shipped: Path) -> None:

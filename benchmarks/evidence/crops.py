@@ -5,7 +5,6 @@ draws: what is chosen by them says nothing of the held-out families. Real sets c
 """
 
 import hashlib
-import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -18,17 +17,13 @@ from tqdm import tqdm
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.files import make_folder
 from mlx_pixword.config.data import TEXT_KINDS
-from mlx_pixword.data.fonts import Face, find_faces
+from mlx_pixword.data.fonts import Face, find_faces, package_folders
 from mlx_pixword.data.text_file import TextFile, write_text_file
 from mlx_pixword.data.text_images import TextSource, TextStyle
 
 from .files import pack_column, pack_texts, read_json, unpack_column, unpack_texts, write_json
 from .plan import CLUTTER, CONTRASTS, MAIN_HEIGHTS, OTHER_HEIGHTS, TEST_KINDS, Plan
 
-FONT_PACKAGES = (
-    "font-roboto", "font-source-sans-pro", "font-source-serif-pro", "font-caladea", "font-manrope",
-    "font-hanken-grotesk", "font-lato",
-)  # fmt: skip
 LENGTH = 8  # characters of the longest string
 LEAST_CONTRAST = 0.08
 TRAIN_HEIGHTS = ((4.0, 10.0),) * 30 + ((10.0, 16.0), (16.0, 32.0))  # training crops take turns through these
@@ -59,15 +54,8 @@ class TestSet:
 
 
 def evidence_faces() -> list[Face]:
-    """The package's faces and those of the font packages of the extra ``evidence``."""
-    folders = list[Path]()
-    for package in FONT_PACKAGES:
-        try:
-            files = importlib.metadata.files(package) or []
-        except importlib.metadata.PackageNotFoundError:
-            raise PixWordError(f"{package} is missing: pip install -e '.[evidence]'") from None
-        folders += sorted({Path(str(f.locate())).parent for f in files if str(f).endswith((".ttf", ".otf"))})
-    return find_faces(folders)[0]
+    """The package's faces and those of the font packages, which the extra ``evidence`` brings."""
+    return find_faces(package_folders())[0]
 
 
 def prepare_crops(plan: Plan, results: Path, scratch: Path) -> None:

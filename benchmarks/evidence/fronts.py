@@ -49,6 +49,8 @@ class PatchFront(nn.Module):
     that the function is the same and only the number of parameters grows; with ReLU for "mlp".
     """
 
+    layers = ()  # none inside a window
+
     def __init__(self, arm: Arm, args: ModelArgs) -> None:
         super().__init__()
         side = args.window_size
@@ -83,6 +85,8 @@ class ConvFront(nn.Module):
     Layer norm takes the place of batch norm, so that a reading does not depend on its batch. Convolutions are products
     with gathered neighbours: MLX's own are slow on a CPU.
     """
+
+    layers = ()  # none inside a window
 
     def __init__(self, arm: Arm, args: ModelArgs) -> None:
         super().__init__()

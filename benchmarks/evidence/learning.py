@@ -20,7 +20,7 @@ from mlx_pixword.model.document import EOS, NO_TARGET, SPECIAL_WORDS, Document
 from mlx_pixword.model.losses import loss_sums
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.ops.exponentials import logsumexp
-from mlx_pixword.training.optimizer import is_hidden_matrix
+from mlx_pixword.training.optimizer import is_hidden_matrix, zero_output_projections
 
 from .arms import Arm, Shape, model_args
 from .batches import batch_of
@@ -37,16 +37,7 @@ def make_model(arm: Arm, args: ModelArgs, seed: int) -> PixWordModel:
     """A new model; output projections of its layers and its head begin at zero."""
     mx.random.seed(seed)
     model = PixWordModel(args, arm.pixel_queries) if arm.is_pixel else PatchModel(arm, args)
-    layers = [*model.layers, *(model.image_block.layers if arm.is_pixel else [])]
-    for layer in layers:
-        for projection in (layer.attention.o_proj, layer.ffn.down_proj):
-            projection.weight = mx.zeros_like(projection.weight)
-    for name in model.head.parameters():
-        model.head[name] = mx.zeros_like(model.head[name])
-    if (
-        "summary" in model.image_block and "state_proj" in model.image_block
-    ):  # as in the package: the colours come first
-        model.image_block.state_proj.weight = mx.zeros_like(model.image_block.state_proj.weight)
+    zero_output_projections(model)
     mx.eval(model.parameters())
     return model
 

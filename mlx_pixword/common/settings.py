@@ -1,6 +1,7 @@
 """Settings are declared once, as fields of dataclasses; YAML files and command lines are made from them here."""
 
 import argparse
+import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
@@ -92,6 +93,24 @@ def shown(value: Any) -> str:
 def named(name: str) -> str:
     """A name as a message shows it; one that comes from a file may hold anything."""
     return name if len(name) <= 300 and name.isprintable() else shown(name)
+
+
+def assigned(items: Sequence[str], where: str) -> dict[str, Any]:
+    """Values by name of items NAME=VALUE, each JSON where it is any, and else text.
+
+    Raises:
+        PixWordError: an item without a name or a sign of equality.
+    """
+    found = dict[str, Any]()
+    for item in items:
+        name, sign, text = item.partition("=")
+        if not name or not sign:
+            raise PixWordError(f"{where} must be NAME=VALUE, got {shown(item)}")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 def _number(value: float) -> float:

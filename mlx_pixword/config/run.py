@@ -24,7 +24,7 @@ MAX_YAML = 2**16  # bytes; all settings together take about a thousand
 MAX_DEPTH = 8
 
 # What makes small text learnable (docs/text.md).
-_SMALL_TEXT: dict[str, Any] = {
+SMALL_TEXT: dict[str, Any] = {
     "fold_factor": 32, "window_size": 4, "hidden_size": 128, "num_heads": 4, "num_kv_heads": 4, "image_layers": 1,
     "intermediate_size": 256, "qk_norm": True, "factored_colors": True, "linear_color_scale": 0.5,
     "sine_color_scale": 0.0, "positions": "grid", "rope_theta": 100.0, "summary": "concat", "image_hidden_size": 32,
@@ -42,14 +42,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 900, "accumulate": 2, "eval_every": 450,
     },
     "numbers": {  # ours: reads small numbers in any face and colour, after five minutes of two cores
-        **_SMALL_TEXT, "vocab_size": 300, "image_size": 64, "window_size": 8, "max_seq_len": 256, "num_layers": 3,
+        **SMALL_TEXT, "vocab_size": 300, "image_size": 64, "window_size": 8, "max_seq_len": 256, "num_layers": 3,
         "text_kinds": "numbers", "text_heights": "10-16", "text_length": 3, "text_curriculum": 23_000,
         "batch_tokens": 220, "accumulate": 2, "warmup": 50, "steps": 1900, "eval_every": 475, "draw_images": 0,
     },
     "upw-120m": _PAPER,  # the paper's: images alone
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
     "reader": {  # ours: reads small text and draws nothing; scripts/train_reader.py trains it
-        **_SMALL_TEXT, "vocab_size": 340, "image_size": 160, "max_seq_len": 1664, "hidden_size": 160, "num_heads": 5,
+        **SMALL_TEXT, "vocab_size": 340, "image_size": 160, "max_seq_len": 1664, "hidden_size": 160, "num_heads": 5,
         "num_kv_heads": 5, "num_layers": 4, "intermediate_size": 320, "text_heights": "4-16",
         "text_kinds": "numbers,prices,dates,times,codes,words,figures,prose", "text_length": 12,
         "text_curriculum": 120_000, "batch_tokens": 1200, "accumulate": 1, "warmup": 100, "schedule": "wsd",

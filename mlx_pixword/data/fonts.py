@@ -5,6 +5,7 @@ design under several names stay on one side: Arimo is Liberation Sans, Hack grew
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import re
 import string
@@ -19,6 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..common.errors import PixWordError
 
+FONT_PACKAGES = (  # of the extra ``fonts``
+    "font-roboto", "font-source-sans-pro", "font-source-serif-pro", "font-caladea", "font-manrope",
+    "font-hanken-grotesk", "font-lato",
+)  # fmt: skip
 CHARACTERS = string.digits + string.ascii_letters + ".,:/-$"  # a face needs all of them
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 EM = (32, 64, 96)  # pixels an em at which glyphs are drawn, before they are made small
@@ -129,6 +134,23 @@ def _box(placed: Sequence[tuple[int, Glyph]]) -> tuple[int, int, int, int]:
         max(x + glyph.mask.shape[1] for x, glyph in placed),
         max(glyph.top + glyph.mask.shape[0] for _, glyph in placed),
     )
+
+
+def package_folders() -> list[Path]:
+    """Folders of the font packages of the extra ``fonts``, in the order of `FONT_PACKAGES`.
+
+    Raises:
+        PixWordError: one is not installed.
+    """
+    folders = dict[Path, None]()
+    for package in FONT_PACKAGES:
+        try:
+            found = importlib.metadata.files(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise PixWordError(f"{package} is missing: pip install -e '.[fonts]'") from None
+        fonts = [Path(str(file.locate())) for file in found if str(file).endswith((".ttf", ".otf"))]
+        folders |= dict.fromkeys(sorted({font.parent for font in fonts}))
+    return [*folders]
 
 
 @cache

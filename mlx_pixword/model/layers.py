@@ -3,6 +3,7 @@
 B  rows of a batch             L  elements of a row                     D  hidden size
 U  distinct windows            P  pixels a window, w * w                 R  pixels that are read out of a window
 H  query heads, G  key heads   d  head size, D / H                       Q  query pixels a row
+c  elements of a row that count in the loss
 """
 
 from collections.abc import Callable, Sequence
@@ -207,9 +208,16 @@ class Layer(nn.Module):
         return self._recomputed(self._whole)(x, rotary, mask, cache)
 
     def read_out(self, x: mx.array, places: mx.array, q_rotary: mx.array, rotary: mx.array, mask: mx.array) -> mx.array:
-        """The layer for elements at ``places [B, c]`` of ``x [B, L, D]`` alone: ``[B, c, D]``; keys and values of all.
+        """The layer for elements at ``places [B, c]`` of ``x [B, L, D]`` alone; keys and values are those of all.
 
-        ``mask`` is boolean ``[B, 1, c, L]``, True where an element sees a key.
+        Args:
+            x: ``[B, L, D]``.
+            places: int32 ``[B, c]``.
+            q_rotary, rotary: ``[2, B, 1, c, d / 2]`` of these elements, and ``[2, B, 1, L, d / 2]`` of all.
+            mask: boolean ``[B, 1, c, L]``, True where an element sees a key.
+
+        Returns:
+            ``[B, c, D]``.
         """
         return self._recomputed(self._read_out)(x, places, q_rotary, rotary, mask)
 

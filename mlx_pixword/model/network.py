@@ -101,9 +101,8 @@ class PixWordModel(nn.Module):
         if batch.query_places is None:
             return self.logits(self._read_out(batch, states, batch.scored)), None
         x, z = self.read_all(batch, states)
-        return self.logits(mx.take_along_axis(x, batch.scored[..., None], axis=1)), None if z is None else self.logits(
-            z
-        )
+        x = mx.take_along_axis(x, batch.scored[..., None], axis=1)  # [B, c, D]
+        return self.logits(x), None if z is None else self.logits(z)
 
     def _read_out(self, batch: Batch, states: mx.array, places: mx.array) -> mx.array:
         """The language block for elements at ``places [B, c]`` alone: ``[B, c, D]``, normalised."""
