@@ -67,6 +67,7 @@ def _decoders() -> Decoders:
     return Decoders(SECONDS)
 
 
+@cache  # an AVIF of several frames holds the second in which it was written
 def seeds() -> list[bytes]:
     """Small images of every format and of many kinds."""
     return [encode(image, name, **options) for image, name, options in _kinds()]
