@@ -142,7 +142,8 @@ def training_peer(compiled: bool = False) -> dict[str, Any]:
             for step, key in zip(job.steps, keys, strict=True)
         ]
         ready = [{name: array.to(device()) for name, array in tensors(square).items()} for square in squares]
-        optimizer, run = make_optimizer(model, train), torch.compile(model) if compiled else model
+        optimizer = make_optimizer(model, train)
+        run: Any = torch.compile(model) if compiled else model
         return lambda n: train_step(run, optimizer, [ready[n]], float(squares[n].num_targets), train.clip_norm)
 
     def device() -> str:

@@ -4,6 +4,7 @@
 
 ours        `mlx_pixword.training.step.make_step`, the path of `pretrain`: micro-batches on one stream a thread
 peer        peer.py: square padding, every window through every layer, plain AdamW
+peer-compiled  with --compiled: the peer through `torch.compile`, which needs a C++ compiler
 ours-plain  with --plain: ours without the image block's read-out and table projection
 
 Timed are whole optimiser steps on the same images: forward, backward, clipping, AdamW, until all is evaluated. Batches
@@ -28,7 +29,17 @@ from loader import make_photos
 from peer.train_sides import work
 from shared.record import keep
 from shared.rounds import WORKER, Worker, in_turn, ratios, require_torch, summary, warn_if_busy, with_torch
-from shared.workload import CASES, OBJECTIVES, Job, check_job, initial_weights, make_job, with_objective, write_job
+from shared.workload import (
+    CASES,
+    DISTINCT,
+    OBJECTIVES,
+    Job,
+    check_job,
+    initial_weights,
+    make_job,
+    with_objective,
+    write_job,
+)
 
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
@@ -50,6 +61,7 @@ class TrainStepArgs:
     images: int = setting(0, "images an optimiser step (default: as many as pretrain would take)")
     ours_micro: int = setting(2, "micro-batches that our side cuts a step's images into")
     peer_micro: int = setting(1, "micro-batches that the peer cuts a step's images into")
+    compiled: bool = setting(False, "also measure the peer through torch.compile (it needs a C++ compiler)")
     plain: bool = setting(False, "also measure ours without the image block's exact savings")
     data: Path | None = setting(None, "folder of photos (default: photo-like ones are made)", metavar="DIR")
     save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
@@ -65,7 +77,8 @@ class TrainStepArgs:
 
     @property
     def sides(self) -> list[str]:
-        return ["ours", "peer", *(["ours-plain"] if self.plain else [])]
+        more = {"peer-compiled": self.compiled, "ours-plain": self.plain}
+        return ["ours", "peer", *(name for name, wanted in more.items() if wanted)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -157,7 +170,7 @@ def measure(path: Path, args: TrainStepArgs) -> dict[str, Any]:
         slowest = 0.0
         for worker in workers.values():
             worker.ask(job=str(path))
-            worker.ask(steps=1)  # buffers, thread pools
+            worker.ask(steps=DISTINCT)  # buffers, thread pools, and what is compiled for each shape
             slowest = max(slowest, worker.ask(steps=1)["seconds"])
         steps = max(1, round(args.seconds / slowest))
         answers = in_turn({side: partial(workers[side].ask, steps=steps) for side in workers}, args.rounds)
@@ -192,7 +205,7 @@ def report(results: dict[str, Any], args: TrainStepArgs) -> dict[str, Any]:
 
 def print_heading() -> None:
     print(
-        f"{'case':<12}{'objective':<10}{'side':<11}{'images/s':>10}{'pixels/s':>12}{'peak MB':>9}{'of steps':>9}"
+        f"{'case':<12}{'objective':<10}{'side':<14}{'images/s':>10}{'pixels/s':>12}{'peak MB':>9}{'of steps':>9}"
         f"{'x peer':>8}  rounds"
     )
 
@@ -202,7 +215,7 @@ def print_rows(case: str, objective: str, result: dict[str, Any]) -> None:
     for side, values in result["sides"].items():
         ratio = result["ratio_to_peer"].get(side, {"median": 1.0, "rounds": []})
         print(
-            f"{case:<12}{objective:<10}{side:<11}{values['images_per_second']['median']:>10,.2f}"
+            f"{case:<12}{objective:<10}{side:<14}{values['images_per_second']['median']:>10,.2f}"
             f"{values['pixels_per_second']['median']:>12,.0f}{values['peak_mb']:>9,}"
             f"{values['peak_over_start_mb']:>9,}{ratio['median']:>8.2f}  {' '.join(map(str, ratio['rounds']))}",
             flush=True,

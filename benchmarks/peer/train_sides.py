@@ -6,6 +6,7 @@ optimiser state, loss and gradient norm have been computed.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def mlx_batches(job: Job) -> list[list[Batch]]:
     ]  # fmt: skip
 
 
-def peer(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any]) -> Side:
-    """The paper's program in PyTorch."""
+def peer(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any], compiled: bool = False) -> Side:
+    """The paper's program in PyTorch; ``compiled``: as `torch.compile` makes it faster."""
     import torch
 
     from mlx_pixword.common.blas import keep_memory
@@ -118,8 +119,9 @@ def peer(job: Job, weights: dict[str, np.ndarray], settings: dict[str, Any]) -> 
     normalizers = [float(sum(batch.num_targets for batch in step)) for step in batches]
     ready = [[tensors(batch) for batch in step] for step in batches]
     optimizer = make_optimizer(model, train)
+    run: Any = torch.compile(model) if compiled else model
     side = Side(job)
-    side.step = lambda n: train_step(model, optimizer, ready[n], normalizers[n], train.clip_norm)
+    side.step = lambda n: train_step(run, optimizer, ready[n], normalizers[n], train.clip_norm)
     return side
 
 
@@ -135,6 +137,12 @@ def split(values: Sequence[Any], count: int) -> list[list[Any]]:
     return [list(values[a:b]) for a, b in pairwise(ends) if a < b]
 
 
+MAKERS: dict[str, Callable[..., Side]] = {
+    "ours": ours, "ours-plain": partial(ours, plain=True),
+    "peer": peer, "peer-compiled": partial(peer, compiled=True),
+}  # fmt: skip
+
+
 def work(name: str) -> None:
     """A worker's life: read jobs and make steps, as it is asked."""
     sides: list[Side] = []
@@ -142,7 +150,7 @@ def work(name: str) -> None:
     def answer(request: dict[str, Any]) -> Measures:
         if "job" in request:
             job = read_job(Path(request["job"]))
-            sides[:] = [peer(*job) if name == "peer" else ours(*job, plain=name == "ours-plain")]
+            sides[:] = [MAKERS[name](*job)]
             return {"images": sum(map(len, job[0].steps))}
         return sides[0].measure(request["steps"])
 

@@ -5,7 +5,7 @@ Otherwise its calls of BLAS go to the OpenBLAS that mlx_pixword loads for MLX, s
 
 import sys
 
-TORCH_SIDES = ("peer", "torch")  # names of the sides that are PyTorch programs
+TORCH_SIDES = ("peer", "peer-compiled", "torch")  # names of the sides that are PyTorch programs
 
 if sys.argv[1:2] == ["worker"] and sys.argv[2] in TORCH_SIDES:
     import torch  # noqa: F401
