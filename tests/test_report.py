@@ -124,6 +124,23 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     assert "No line of metrics yet." in text and "some_new_setting" in text and "No samples yet." in text
 
 
+def test_readings_without_a_picture_stand_behind_those_with_one(tmp_path: Path) -> None:
+    """A run keeps the pictures of some readings, and has hundreds of others."""
+    run = make_run(tmp_path / "run")
+    picture = data_url(png(Image.new("RGB", (8, 4), "red")))
+    readings = [{"read": "1", "written": "2", "confidence": 0.5}, {"read": "3", "written": "4", "picture": picture}]
+    (run / "samples" / "step-30.json").write_text(json.dumps({"step": 30, "readings": readings}))
+    text = write_report([run], tmp_path / "r.html").read_text()
+    cells = re.findall(r"<tr><td>(.*)</td>\n<td class=\"wrong\">(\d)</td><td>(\d)</td>", text)
+    assert cells == [(f'<img src="{picture}" alt="">', "3", "4"), ("", "1", "2")]
+
+
+def test_names_that_are_no_utf8_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "skipped.jsonl").write_text(json.dumps({"file": "caf\udce9.png", "reason": "file not found"}) + "\n")
+    assert "caf\\udce9.png" in write_report([run], tmp_path / "r.html").read_text()
+
+
 def test_long_runs_show_some_of_their_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_files, "MOST_SAMPLES", 3)
     folder = make_run(tmp_path / "run")

@@ -31,7 +31,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, force: bool =
     path = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     runs = [read_run(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
     _check(path, force)
-    replace_file(path, render(runs).encode())
+    replace_file(path, render(runs).encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
     return path
 
 
