@@ -13,7 +13,7 @@ import pytest
 
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.network import PixWordModel
-from mlx_pixword.ops.dispatch import load
+from mlx_pixword.ops.dispatch import choose, load
 
 collect_ignore = [] if sys.platform == "linux" else ["test_openblas.py"]  # macOS has a BLAS of its own
 
@@ -61,3 +61,11 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[metal_emulator.Re
     yield metal_emulator.reports
     load.build_kernel.cache_clear()
     metal_emulator.reports.clear()
+
+
+@pytest.fixture
+def metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were a Mac on which every kernel is faster."""
+    monkeypatch.setattr(choose, "_metal_available", lambda: True)
+    monkeypatch.setattr(choose, "choose", lambda kernel, args: kernel.metal)
+    monkeypatch.setattr("mlx_pixword.inference.token_stack.choose", lambda kernel, args: kernel.metal)

@@ -1,8 +1,6 @@
 """The options beside the paper's model: each alone and all together have every property that the plain model has."""
 
 import itertools
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,109 +11,32 @@ import pytest
 import reference as ref
 from brute_force import pixel_logits, reference_config, reference_weights
 from mlx.utils import tree_flatten, tree_map
+from model_options import (
+    ALL,
+    OPTIONS,
+    Build,
+    assert_same,
+    batch_of,
+    build,
+    conditionals,
+    documents,
+    each_option,
+    loss_and_gradients,
+    picture,
+)
 
 import mlx_pixword as pw
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.train import TrainArgs
-from mlx_pixword.inference.draw import draw
-from mlx_pixword.inference.growing_images import GrowingImages
-from mlx_pixword.inference.settings import SampleArgs
-from mlx_pixword.inference.token_layers import TokenLayers
-from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
-from mlx_pixword.inference.words import generate_words
 from mlx_pixword.inputs.processor import Processor
 from mlx_pixword.model.args import ModelArgs
-from mlx_pixword.model.batch import Batch, collate
-from mlx_pixword.model.document import Document, make_document
+from mlx_pixword.model.batch import collate
 from mlx_pixword.model.image_block import pixel_numbers, pixel_places
-from mlx_pixword.model.losses import loss_sums, weighted_loss
-from mlx_pixword.model.network import PixWordModel, num_parameters
+from mlx_pixword.model.network import num_parameters
 from mlx_pixword.training.chunked_gradient import make_chunked_gradient
 from mlx_pixword.training.optimizer import is_hidden_matrix, make_optimizer
 from mlx_pixword.training.step import _objective
 from mlx_pixword.weights.directory import save_model
-
-Build = Callable[..., PixWordModel]
-
-ALL: dict[str, Any] = {
-    "positions": "grid", "summary": "concat", "summary_rank": 6, "image_hidden_size": 16, "image_num_heads": 2,
-    "image_intermediate_size": 20, "factored_colors": True, "linear_color_scale": 0.5, "qk_norm": True,
-}  # fmt: skip
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "grid": {"positions": "grid"},
-    "window theta": {"window_theta": 30.0},
-    "concat": {"summary": "concat"},
-    "concat, few dimensions": {"summary": "concat", "summary_rank": 5},
-    "narrow image block": {"image_hidden_size": 16},
-    "no image layers": {"image_layers": 0, "summary": "concat", "image_hidden_size": 8},
-    "linear colours alone": {"factored_colors": True, "linear_color_scale": 0.5, "sine_color_scale": 0.0},
-    "all": ALL,
-    "all, one image layer": {**ALL, "image_layers": 1, "summary_rank": 0},
-}
-each_option = pytest.mark.parametrize("option", OPTIONS)
-
-
-def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def build(small_model: Build, option: str, **changes: Any) -> PixWordModel:
-    """A small model whose parts all weigh enough to be seen."""
-    model = small_model(**OPTIONS[option] | changes)
-    model.update(tree_map(lambda p: p * (6 if p.ndim == 2 and p.shape[0] > 60 else 1.5), model.parameters()))
-    return model
-
-
-def documents(model: PixWordModel, rng: np.random.Generator) -> list[Document]:
-    processor = Processor(model.args)
-    sizes = [[(5, 6), (9, 3)], [(2, 2)], [(6, 14)], []]
-    return [
-        processor.document([[7, 8], *(part for s in some for part in (picture(rng, *s), [9]))], closed=True)
-        for some in sizes
-    ]
-
-
-def batch_of(
-    model: PixWordModel, docs: list[Document], queries: int, seed: int = 0, pack: bool = False, exact: bool = False
-) -> Batch:
-    rows = [docs] if pack else [[d] for d in docs]
-    return collate(rows, model.args, pixel_queries=queries, seed=(seed,), exact=exact)
-
-
-def loss_and_gradients(
-    model: PixWordModel, batch: Batch, *, exact_savings: bool = True
-) -> tuple[float, dict[str, np.ndarray]]:
-    def loss() -> mx.array:
-        sums = loss_sums(*model.forward(batch, exact_savings=exact_savings), batch, model.args.vocab_size)
-        return weighted_loss(sums, mx.array(float(batch.num_targets)), 2.0, 0.5, 1.0)
-
-    value, gradients = nn.value_and_grad(model, loss)()
-    return value.item(), {name: np.array(g) for name, g in dict(tree_flatten(gradients)).items()}
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float = 1e-4) -> None:
-    assert found.keys() == expected.keys()
-    scale = max(np.abs(g).max() for g in expected.values())
-    for name, gradient in expected.items():
-        assert np.abs(found[name] - gradient).max() <= tolerance * scale, name
-
-
-def conditionals(model: PixWordModel, batch: Batch) -> np.ndarray:
-    """Log-probabilities of every pix token at every pixel in window order, ``[B, T, K]``; images of one size."""
-    logits, queries = model.forward(batch)
-    assert queries is not None and batch.query_places is not None
-    words, rows = model.args.vocab_size, []
-    first = np.array(logits - mx.logsumexp(logits[..., words:], axis=-1, keepdims=True))[..., words:]
-    others = np.array(queries - mx.logsumexp(queries[..., words:], axis=-1, keepdims=True))[..., words:]
-    elements, weights = np.array(batch.elements), np.array(batch.query_weights)
-    for b in range(len(elements)):
-        places, row = np.array(batch.query_places)[b], []
-        for place in np.flatnonzero(elements[b] >= words):
-            row += [first[b, place - 1], *others[b, (places == place) & (weights[b] > 0)]]
-        rows.append(row)
-    return np.array(rows)
-
 
 # --- the function -----------------------------------------------------------------------------------------------------
 
@@ -301,63 +222,6 @@ def test_a_model_directory_holds_the_same_function(
     for found, expected in zip(loaded.forward(batch), model.forward(batch), strict=True):
         assert found is not None and expected is not None
         assert np.abs(np.array(found - expected)).max() < 1e-5 * np.abs(np.array(expected)).max()
-
-
-# --- drawing and reading ----------------------------------------------------------------------------------------------
-
-
-@each_option
-@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
-def test_pixels_that_grow_agree_with_float64(
-    small_model: Build, rng: np.random.Generator, option: str, kind: type[TokenLayers]
-) -> None:
-    """Behind words, and behind an image and the first two windows of the one under way."""
-    model, rgb = build(small_model, option), picture(rng, 5, 7)
-    a, windows = model.args, ref.windows(ref.fold(rgb, 64), 4)
-    image = Processor(a).image(rgb)
-    expected = pixel_logits(reference_weights(model), reference_config(model), [1, 7, 4], windows, (5, 7))
-    first = replace(image, windows=image.windows[:2], lengths=image.lengths[:2])
-    started = make_document([[1, 7, 4], first])
-    for document, done in ((make_document([[1, 7, 4]]), 0), (started, 2)):
-        steps = kind(a)
-        growing = GrowingImages(model, [document] * 2, image.lengths[done:].tolist(), steps, (5, 7))
-        found = [np.array(growing.logits)]
-        for token in np.concatenate(windows[done:])[:-1]:
-            growing.put(growing.same_for_all(int(token)))
-            found.append(np.array(growing.logits))
-        difference = np.array(found) - expected[sum(map(len, windows[:done])) :, None]
-        assert np.abs(difference).max() < 2e-5 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("option", ["grid", "all"])
-def test_prompts_of_different_lengths_change_no_drawing(
-    small_model: Build, rng: np.random.Generator, option: str
-) -> None:
-    model = build(small_model, option)
-    processor = Processor(model.args)
-    prompts = [[picture(rng, 9, 5), [7]], [[8, 9, 10, 11]], [[6]]]
-    drawn = [*draw(model, processor, prompts=prompts, size=(5, 7), temp=0)][-1].tokens
-    for tokens, prompt in zip(drawn, prompts, strict=True):
-        assert ([*draw(model, processor, prompt, (5, 7), temp=0)][-1].tokens == tokens).all()
-
-
-@each_option
-def test_words_read_with_a_cache_are_those_read_without(
-    small_model: Build, rng: np.random.Generator, option: str
-) -> None:
-    """Rows of different lengths, one of two images, each word the likeliest one of a whole pass."""
-    model = build(small_model, option)
-    never, docs = [0, 1, 3, 4, 5], documents(model, rng)[:3]
-    batch = collate([[d] for d in docs], model.args, exact=True)
-    found = [step.words for step in generate_words(model, batch, SampleArgs(max_tokens=4, temp=0.0))]
-    for n, document in enumerate(docs):
-        row = []
-        for _ in range(4):
-            whole = Document(np.append(document.elements, np.array(row, np.int32)), document.images)
-            logits = np.array(model(collate([[whole]], model.args, exact=True)))[0, -1, :12]
-            logits[never] = -np.inf
-            row.append(int(logits.argmax()))
-        assert [words[n] for words in found] == row
 
 
 # --- positions --------------------------------------------------------------------------------------------------------

@@ -29,14 +29,6 @@ PROMPTS = [[BOS, 7, 9, IMAGE], [BOS, IMAGE]]
 LENGTHS = [4, 3, 2]  # pixels of each window
 
 
-@pytest.fixture
-def metal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were a Mac on which every kernel is faster."""
-    monkeypatch.setattr(choose, "_metal_available", lambda: True)
-    monkeypatch.setattr(choose, "choose", lambda kernel, args: kernel.metal)
-    monkeypatch.setattr("mlx_pixword.inference.token_stack.choose", lambda kernel, args: kernel.metal)
-
-
 def all_logits(model: PixWordModel, prompts: list[list[int]]) -> np.ndarray:
     decoder = GrowingImages(model, [make_document([prompt]) for prompt in prompts], LENGTHS, TokenLayers(model.args))
     found = [decoder.logits]
