@@ -163,6 +163,8 @@ def test_pixels_are_taught_to_a_language_model(
     assert model.args.image.hidden_size == 32 and processor.tokenizer is not None
     changed = np.abs(text_logits(model) - before).max()
     assert changed < 1e-4 if "--freeze-language" in extra else changed > 1e-4
+    assert (out / "samples/step-8-drawn.png").exists()
+    assert pw.generate_image(model, processor, "red", size=(6, 7), seed=1).size == (7, 6)
 
 
 @pytest.mark.parametrize(

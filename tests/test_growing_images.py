@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 import reference as ref
@@ -14,11 +15,13 @@ from brute_force import pixel_logits, reference_weights
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import make_config
 from mlx_pixword.inference.growing_images import GrowingImages, choose_token_layers
+from mlx_pixword.inference.likelihood import score_document
 from mlx_pixword.inference.token_layers import TokenLayers
 from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
 from mlx_pixword.model.document import BOS, IMAGE, Document, ImageTokens, make_document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.windows import to_windows
+from mlx_pixword.weights.lora import adapter_config, add_adapters
 
 Build = Callable[..., PixWordModel]
 WORDS = [BOS, 7, 9, IMAGE]
@@ -105,6 +108,43 @@ def test_half_types_stay_near_float32(small_model: Build, rng: np.random.Generat
     picture = image(rng, model, 5, 6)
     exact, near = (all_logits(m, TokenLayers, [make_document([WORDS])], [picture]) for m in (model, half))
     assert 0 < np.abs(exact - near).max() < 0.05 * np.abs(exact).max()
+
+
+LAYERS: list[dict[str, Any]] = [  # of language models
+    {"attention_bias": True, "head_dim": 12, "rope_scaling": "none"},
+    {"qk_norm": True, "qk_norm_weights": True, "rope_scaling": "linear", "rope_factor": 2.0},
+    {"no_rope_every": 2, "num_layers": 3, "attention_bias": True, "output_bias": True, "mlp_bias": True},
+]
+OPTIONS: dict[str, Any] = {"positions": "grid", "summary": "concat", "image_hidden_size": 16, "image_num_heads": 2}
+
+
+@pytest.mark.parametrize("kind", [TokenLayers, NumpyTokenLayers])
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("changes", [OPTIONS, *LAYERS, {**LAYERS[0], **OPTIONS, "summary_rank": 6}])
+def test_pixels_are_drawn_with_the_probabilities_that_they_score(
+    small_model: Build, rng: np.random.Generator, changes: dict[str, Any], adapters: bool, kind: type[TokenLayers]
+) -> None:
+    """Whatever layers and adapters a model has: what is drawn comes from the conditionals of the likelihood."""
+    model = small_model(**changes)
+    for _, module in model.named_modules():
+        if isinstance(module, nn.RMSNorm):
+            module.weight = mx.random.uniform(0.5, 2, module.weight.shape)
+    model.head.weight = 10 * model.head.weight
+    if adapters:
+        add_adapters(model, adapter_config(model, 2, 4.0, image_block=True))
+        for _, module in model.named_modules():
+            if "lora_b" in module:
+                module.lora_b = 0.2 * mx.random.normal(module.lora_b.shape)
+    picture = image(rng, model, 6, 7)
+    document = make_document([WORDS, picture])
+    _, expected = score_document(model, document)
+    steps = kind(model.args)
+    decoder = GrowingImages(model, [make_document([WORDS])], picture.lengths.tolist(), steps, (6, 7))
+    for scored, tokens in zip(expected, pixels([picture]), strict=True):
+        logits = np.array(decoder.logits, np.float64)[0]
+        found = logits[tokens[0]] - np.log(np.exp(logits).sum())
+        assert found == pytest.approx(scored, abs=1e-4)
+        decoder.put(steps.keep(mx.array(tokens)))
 
 
 def test_what_is_not_finite_is_refused(small_model: Build) -> None:

@@ -26,6 +26,8 @@ from mlx_pixword.pretrain import parse_command
 RUN_SETTINGS = (ModelArgs, DataArgs, TrainArgs, AdaptArgs)
 ALL_SETTINGS = (*RUN_SETTINGS, SampleArgs, GenerateArgs, EvaluateArgs, ConvertSettings)
 
+DROPOUT = {"init": "model", "lora": 2, "lora_dropout": 0.1}
+
 every_preset = pytest.mark.parametrize("preset", PRESETS)
 
 
@@ -302,6 +304,8 @@ def test_a_configuration_comes_back_from_its_flags(preset: str, values: dict[str
         ({"dtype": "int8"}, "dtype must be one of auto, "),
         ({"plate_colors": "grey"}, "plate_colors must be one of schemes, random"),
         ({"image_size": 30}, "image size must be a positive multiple"),
+        ({**DROPOUT, "grad_checkpoint": True}, "lora_dropout 0.1 with grad_checkpoint: layers that are computed again"),
+        ({**DROPOUT, "lora_image_block": True, "window_chunk": 4}, "lora_dropout 0.1 with window_chunk: layers"),
     ],
 )
 def test_bad_configurations_are_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:

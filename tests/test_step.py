@@ -20,6 +20,7 @@ from mlx_pixword.training import device as device_module
 from mlx_pixword.training.device import recompute_layers
 from mlx_pixword.training.optimizer import is_hidden_matrix, make_optimizer, make_schedule, zero_output_projections
 from mlx_pixword.training.step import make_step
+from mlx_pixword.weights.lora import adapter_config, add_adapters
 
 Build = Callable[..., PixWordModel]
 TOKENIZER = train_tokenizer(["0 1 2 3 4 5 6 7 8 9"], 300)
@@ -33,10 +34,14 @@ def batches(model: PixWordModel, split: int) -> list[Batch]:
     return [collate(rows[n::split], a) for n in range(split)]
 
 
-def trained(build: Build, split: int = 1, steps: int = 3, **settings: Any) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Weights and losses after a few steps on the same plates."""
+def trained(
+    build: Build, split: int = 1, steps: int = 3, adapters: dict[str, Any] | None = None, **settings: Any
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Weights and losses after a few steps on the same plates; with ``adapters``, these alone are trained."""
     mx.random.seed(1)
     model = build(vocab_size=TOKENIZER.vocab_size)
+    if adapters is not None:
+        add_adapters(model, adapter_config(model, 2, 10.0, **adapters))
     args = TrainArgs(**{"steps": 10, "optimizer": "muon", "accumulate": split} | settings)
     recompute_layers(model, args)
     optimizer = make_optimizer(args)
@@ -60,6 +65,40 @@ def test_how_a_step_is_computed_changes_nothing(small_model: Build, split: int, 
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for name, weight in expected.items():
         assert np.abs(weights[name] - weight).max() < 2e-4, name
+
+
+@pytest.mark.parametrize("image_block", [False, True])
+@pytest.mark.parametrize(
+    ("split", "settings"),
+    [(2, {}), (2, {"grad_checkpoint": True}), (1, {"window_chunk": 2}), (2, {"window_chunk": 3, "streams": 2}),
+     (2, {"window_chunk": 2, "grad_checkpoint": True}), (1, {"window_chunk": 4, "compile": "on"})],
+)  # fmt: skip
+def test_how_a_step_with_adapters_is_computed_changes_nothing(
+    small_model: Build, split: int, settings: dict[str, Any], image_block: bool
+) -> None:
+    adapters, rates = {"image_block": image_block}, {"optimizer": "adamw", "learning_rate": 0.01, "warmup": 0}
+    start, _ = trained(small_model, steps=0, adapters=adapters)
+    expected, expected_losses = trained(small_model, adapters=adapters, **rates)
+    weights, losses = trained(small_model, split, adapters=adapters, **rates, **settings)
+    assert losses == pytest.approx(expected_losses, rel=1e-5)
+    for name, weight in expected.items():
+        assert np.abs(weights[name] - weight).max() < 2e-4, name
+    trains = {name for name, weight in weights.items() if np.abs(weight - start[name]).max() > 1e-3}
+    assert all("lora_" in name for name in trains)
+    assert {name.split(".")[0] for name in trains} == ({"layers"} | ({"image_block", "head"} if image_block else set()))
+
+
+@pytest.mark.parametrize("settings", [{}, {"window_chunk": 4}])
+def test_dropout_of_a_compiled_step_is_another_one_in_every_step(small_model: Build, settings: dict[str, Any]) -> None:
+    model = small_model(vocab_size=TOKENIZER.vocab_size, num_layers=1, image_layers=1)
+    add_adapters(model, adapter_config(model, 2, 10.0, 0.5))
+    for _, module in model.named_modules():
+        if "lora_b" in module:
+            module.lora_b = mx.random.normal(module.lora_b.shape)
+    args = TrainArgs(learning_rate=1e-30, warmup=0, compile="on", **settings)
+    step, (batch,) = make_step(model, make_optimizer(args), args), batches(model, 1)
+    nats = [step([batch])[0].word_nats.item() for _ in range(3)]
+    assert len(set(nats)) == 3
 
 
 def test_compilation_without_a_compiler_falls_back_with_a_notice(

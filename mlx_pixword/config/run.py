@@ -69,6 +69,15 @@ class RunConfig:
     train: TrainArgs
     adapt: AdaptArgs = AdaptArgs()
 
+    def __post_init__(self) -> None:
+        again = self.train.grad_checkpoint or (self.train.window_chunk and self.adapt.lora_image_block)
+        if self.adapt.lora_dropout and again:
+            name = "grad_checkpoint" if self.train.grad_checkpoint else "window_chunk"
+            raise PixWordError(
+                f"lora_dropout {self.adapt.lora_dropout} with {name}: layers that are computed again in the backward "
+                "pass would leave out other inputs than before; turn one of the two off"
+            )
+
     def to_flat(self) -> dict[str, Any]:
         """One level of plain values, as YAML and the command line have them."""
         values = {**asdict(self.model), **asdict(self.data), **asdict(self.train), **asdict(self.adapt)}

@@ -18,10 +18,10 @@ from ..model.args import ModelArgs
 from ..model.batch import collate
 from ..model.document import Document
 from ..model.image_block import ImageBlock
-from ..model.layers import Layer, plain_weight
+from ..model.layers import plain_weight
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
-from .token_layers import Array, Cache, Grid, Matrices, TokenLayers, lay_out, side_by_side, turns
+from .token_layers import Array, Cache, Grid, Matrices, TokenLayers, side_by_side, turns
 from .token_layers_numpy import NumpyTokenLayers
 from .token_stack import Stack, stacks_run
 
@@ -51,23 +51,18 @@ class GrowingImages:
         size: tuple[int, int] | None = None,
     ) -> None:
         args, dtype, count = model.args, model.args.compute_dtype, len(documents)
-        if not args.has_plain_layers:
-            raise PixWordError(
-                "drawing does not know biases, weights of query norms and layers without RoPE yet; this model can read "
-                "and score images"
-            )
         token_layers = token_layers or choose_token_layers(args)
         self._args, self._steps, self._lengths = args, token_layers, list(lengths)
         self._image_steps = type(token_layers)(args.image)
         self._geometry = _Geometry(args, self._lengths, size)
-        self._image = [self._laid_out(layer) for layer in model.image_block.layers]
-        self._language = [self._laid_out(layer) for layer in model.layers]
+        self._image = [self._image_steps.laid_out(layer) for layer in model.image_block.layers]
+        self._language = [token_layers.laid_out(layer) for layer in model.layers]
         self._head = token_layers.keep(side_by_side([model.head()[args.vocab_size :]], dtype, model.norm))  # [D, K]
         self._embeddings = token_layers.keep(model.image_block.embed_pixels().astype(dtype))  # [K + 1, e]
-        self._join = _Join(model.image_block, token_layers, dtype)
+        self._join = _Join(args, model.image_block, token_layers)
         table_pays = bool(self._image) and count * sum(lengths) > len(self._embeddings)
         self._first = (
-            self._image_steps.heads(self._embeddings, self._image[0].qkv) if table_pays else None
+            self._image_steps.heads(self._embeddings, self._image[0]) if table_pays else None
         )  # [K + 1, n, 1, d]
         positions = self._geometry.pixel_positions()
         self._window_turns = self._turns(args.image, positions)  # each [1, n, 1, d / 2]
@@ -75,9 +70,6 @@ class GrowingImages:
         self._offset = self._closed = 0  # pixels of the open window, closed windows
         self._image_stack = self._stack(args.image, self._image, self._window, positions, recents=RECENTS)
         self._read(model, documents)
-
-    def _laid_out(self, layer: Layer) -> Matrices:
-        return Matrices(*map(self._steps.keep, lay_out(layer, self._args.compute_dtype)))
 
     def _turns(self, args: ModelArgs, positions: np.ndarray | Grid) -> list[Array]:
         """``[places, B or 1]`` to a complex ``[B or 1, n, 1, d / 2]`` each."""
@@ -140,7 +132,7 @@ class GrowingImages:
         else:
             heads = self._first[tokens] if self._first is not None else None
             for layer, cache in zip(self._image, self._window, strict=True):
-                heads = self._image_steps.heads(x, layer.qkv) if heads is None else heads
+                heads = self._image_steps.heads(x, layer) if heads is None else heads
                 turn = self._window_turns[number]
                 x, heads = self._image_steps.combine(layer, x, heads, turn, cache, self._offset), None
         return self._join(x, e, place, first=self._offset == 0)
@@ -150,8 +142,9 @@ class GrowingImages:
         turn, place = self._sequence_turns[self._closed], self._start + self._closed
         if self._language_stack:
             return self._language_stack.step(x, self._closed, place)
-        for layer, cache in zip(self._language, self._sequence, strict=True):
-            x = self._steps.combine(layer, x, self._steps.heads(x, layer.qkv), turn, cache, place, self._bias)
+        for n, (layer, cache) in enumerate(zip(self._language, self._sequence, strict=True)):
+            own_turn = self._steps.of_layer(n, turn)
+            x = self._steps.combine(layer, x, self._steps.heads(x, layer), own_turn, cache, place, self._bias)
         return x
 
     def check(self, logits: Array = None) -> None:
@@ -169,7 +162,9 @@ def choose_token_layers(args: ModelArgs) -> TokenLayers:
 class _Join:
     """From the image block to the language block, a pixel at a time: the state's projection and the summary."""
 
-    def __init__(self, block: ImageBlock, steps: TokenLayers, dtype: mx.Dtype) -> None:
+    def __init__(self, args: ModelArgs, block: ImageBlock, steps: TokenLayers) -> None:
+        dtype = args.compute_dtype
+
         def keep(linear: Any) -> Array:
             return steps.keep(side_by_side([plain_weight(linear)], dtype))
 
@@ -177,9 +172,8 @@ class _Join:
         self._colors: list[Array] = []  # of each place, [e, D or rank]
         self._out = None  # [rank, D]
         if "summary" in block:
-            size = block.embed_pixels.weight.shape[1]
             matrix = mx.contiguous(plain_weight(block.summary.window_proj).astype(dtype).T)
-            self._colors = [steps.keep(part) for part in mx.split(matrix, len(matrix) // size)]
+            self._colors = [steps.keep(part) for part in mx.split(matrix, args.window_size**2)]
             self._out = keep(block.summary.out_proj) if "out_proj" in block.summary else None
         self._sum: Array = None  # [B, D or rank], over the open window's pixels so far
 

@@ -16,11 +16,21 @@ import mlx.nn as nn
 import numpy as np
 
 from ..model.args import ModelArgs
-from ..model.layers import Layer, plain_weight
+from ..model.layers import Layer, plain_bias, plain_weight
 from ..ops.exponentials import swiglu
 from ..ops.rotary import rotary_table
 
 Array: TypeAlias = Any  # MLX's or, in token_layers_numpy.py, NumPy's
+
+
+class Additions(NamedTuple):
+    """What layers of some language models have besides matrices: biases, and weights of norms of queries and keys."""
+
+    qkv: Array  # [n d]
+    out: Array  # [D]
+    gate_up: Array  # [2 F]
+    down: Array  # [D]
+    norms: Array  # [n, 1, d], or a single one where these norms have no weights
 
 
 class Matrices(NamedTuple):
@@ -30,17 +40,42 @@ class Matrices(NamedTuple):
     out: Array  # [H d, D]
     gate_up: Array  # [D, 2 F]
     down: Array  # [F, D]
+    more: Additions | None = None
 
 
 def lay_out(layer: Layer, dtype: mx.Dtype) -> Matrices:
-    """The matrices of a layer in the compute type."""
+    """The matrices of a layer in the compute type, adapters added."""
     a, f = layer.attention, layer.ffn
     return Matrices(
         side_by_side([plain_weight(w) for w in (a.q_proj, a.k_proj, a.v_proj)], dtype, layer.attention_norm),
         side_by_side([plain_weight(a.o_proj)], dtype),
         side_by_side([plain_weight(f.gate_proj), plain_weight(f.up_proj)], dtype, layer.ffn_norm),
         side_by_side([plain_weight(f.down_proj)], dtype),
+        _additions(layer, dtype),
     )
+
+
+def _additions(layer: Layer, dtype: mx.Dtype) -> Additions | None:
+    a, f = layer.attention, layer.ffn
+    groups = ((a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (f.gate_proj, f.up_proj), (f.down_proj,))
+    if "q_norm" not in a and all(plain_bias(linear) is None for group in groups for linear in group):
+        return None
+    norms = mx.ones((1, 1, 1))
+    if "q_norm" in a:
+        weights = [(a.q_norm.weight, a.q_proj), (a.k_norm.weight, a.k_proj), (mx.ones_like(a.q_norm.weight), a.v_proj)]
+        every = [mx.broadcast_to(w, (_outputs(linear) // w.size, 1, w.size)) for w, linear in weights]
+        norms = mx.concatenate(every)
+    return Additions(*(array.astype(dtype) for array in (*map(_biases, groups), norms)))
+
+
+def _biases(linears: Sequence[nn.Module]) -> mx.array:
+    """Biases side by side, zeros where a layer has none."""
+    found = [plain_bias(linear) for linear in linears]
+    return mx.concatenate([mx.zeros(_outputs(i)) if b is None else b for i, b in zip(linears, found, strict=True)])
+
+
+def _outputs(linear: nn.Module) -> int:
+    return plain_weight(linear).shape[0]
 
 
 def side_by_side(weights: Sequence[mx.array], dtype: mx.Dtype, norm: nn.RMSNorm | None = None) -> mx.array:
@@ -105,10 +140,22 @@ class TokenLayers:
     def __init__(self, args: ModelArgs) -> None:
         self._args = args
         self._splits = [args.num_heads, args.num_heads + args.num_kv_heads]
+        self._still = self.keep(turns(args, np.zeros(1, int))) if args.no_rope_every else None
 
     def keep(self, array: mx.array) -> Array:
         """An array in the library that token steps are computed with."""
         return array
+
+    def laid_out(self, layer: Layer) -> Matrices:
+        """`lay_out` in that library."""
+        plain = lay_out(layer, self._args.compute_dtype)
+        kept = Matrices(*map(self.keep, plain[:4]))
+        return kept._replace(more=plain.more and Additions(*map(self.keep, plain.more)))
+
+    def of_layer(self, number: int, turn: Array) -> Array:
+        """What turns queries and keys of a layer: ``turn``, or nothing where the layer has no RoPE."""
+        every = self._args.no_rope_every
+        return self._still if every and (number + 1) % every == 0 else turn
 
     def new_cache(self, count: int, places: int) -> Cache:
         """An empty cache of ``count`` rows."""
@@ -118,13 +165,16 @@ class TokenLayers:
         """RMSNorm without weight over the last axis."""
         return mx.fast.rms_norm(x, None, self._args.rms_norm_eps)
 
-    def heads(self, x: Array, qkv: Array) -> Array:
+    def heads(self, x: Array, layer: Matrices) -> Array:
         """Normed queries, keys and values ``[B, n, 1, d]`` of states ``[B, D]``, before RoPE."""
-        heads = (self.norm(x) @ qkv).reshape(x.shape[0], -1, 1, self._args.head_size)
+        z = self.norm(x) @ layer.qkv
+        z = z if layer.more is None else z + layer.more.qkv
+        heads = z.reshape(x.shape[0], -1, 1, self._args.head_size)
         if not self._args.qk_norm:
             return heads
         qk, v = mx.split(heads, self._splits[1:], axis=1)
-        return mx.concatenate([self.norm(qk), v], axis=1)
+        heads = mx.concatenate([self.norm(qk), v], axis=1)
+        return heads if layer.more is None else heads * layer.more.norms
 
     def combine(
         self, layer: Matrices, x: Array, heads: Array, turn: Array, cache: Cache, place: int, bias: Array = None
@@ -139,9 +189,12 @@ class TokenLayers:
         q, k, v = self._turned(heads, turn)
         cache.put(k, v, place)
         keys, values = cache.first(place + 1)
-        y = self._attend(q, keys, values, None if bias is None else bias[..., : place + 1])
-        x = self._add_product(x, y.reshape(x.shape[0], -1), layer.out)
-        return self._add_product(x, self._swiglu(self.norm(x) @ layer.gate_up), layer.down)
+        y = self._attend(q, keys, values, None if bias is None else bias[..., : place + 1]).reshape(x.shape[0], -1)
+        if (more := layer.more) is None:
+            x = self._add_product(x, y, layer.out)
+            return self._add_product(x, self._swiglu(self.norm(x) @ layer.gate_up), layer.down)
+        x = self._add_product(x + more.out, y, layer.out)
+        return self._add_product(x + more.down, self._swiglu(self.norm(x) @ layer.gate_up + more.gate_up), layer.down)
 
     def logits(self, x: Array, head: Array) -> Array:
         """``[B, D]`` to float32 ``[B, K]``."""

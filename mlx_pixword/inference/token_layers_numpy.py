@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.args import ModelArgs
-from .token_layers import Array, Cache, TokenLayers
+from .token_layers import Array, Cache, Matrices, TokenLayers
 
 
 class NumpyCache(Cache):
@@ -35,6 +35,8 @@ class NumpyTokenLayers(TokenLayers):
     The norm of a state and that of its queries and keys are one factor a head, with z = x W, s^2 = mean(x^2) + eps:
 
         (z / s) / sqrt(mean((z / s)^2) + eps) = z / sqrt(mean(z^2) + eps s^2)
+
+    A bias b of the projection makes z / s + b of z / s, which is the same with z + s b for z.
     """
 
     def __init__(self, args: ModelArgs) -> None:
@@ -55,11 +57,14 @@ class NumpyTokenLayers(TokenLayers):
     def norm(self, x: Array) -> Array:
         return x / np.sqrt((x * x) @ self._mean + self._eps)
 
-    def heads(self, x: Array, qkv: Array) -> Array:
-        z, spread = x @ qkv, (x * x) @ self._state_means + self._offsets  # [B, n d], [B, n]
+    def heads(self, x: Array, layer: Matrices) -> Array:
+        z, spread = x @ layer.qkv, (x * x) @ self._state_means + self._offsets  # [B, n d], [B, n]
+        if layer.more is not None:
+            z += np.sqrt((x * x) @ self._mean + self._eps) * layer.more.qkv
         if self._args.qk_norm:
             spread += (z * z) @ self._head_means
-        return z.reshape(x.shape[0], -1, 1, self._args.head_size) / np.sqrt(spread)[:, :, None, None]
+        heads = z.reshape(x.shape[0], -1, 1, self._args.head_size) / np.sqrt(spread)[:, :, None, None]
+        return heads if layer.more is None else heads * layer.more.norms
 
     def logits(self, x: Array, head: Array) -> Array:
         return self.norm(x) @ head

@@ -33,7 +33,7 @@ class Stack:
         self, args: ModelArgs, layers: Sequence[Matrices], caches: Sequence[Cache],
         positions: np.ndarray | Grid, bias: mx.array | None = None, start: int = 0, recents: int = 1,
     ) -> None:  # fmt: skip
-        self._matrices = [mx.stack(list(kind)) for kind in zip(*layers, strict=True)]
+        self._matrices = [mx.stack(list(kind)) for kind in zip(*(layer[:4] for layer in layers), strict=True)]
         self._keys, self._values = (mx.stack([getattr(c, name) for c in caches]) for name in ("keys", "values"))
         rows, places = self._keys.shape[1], self._keys.shape[3]
         pairs = np.stack(list(angles(args, positions)), axis=-1)  # [turns, 1 or B, d / 2, 2]
@@ -77,6 +77,6 @@ class Stack:
 
 
 def stacks_run(args: ModelArgs) -> bool:
-    """Whether there is a GPU with Metal, kernels are wanted, and layers of these widths fit."""
+    """Whether there is a GPU with Metal, kernels are wanted, and layers of these widths, without biases, fit."""
     widths = (args.hidden_size, args.num_heads, args.num_kv_heads, args.head_size, args.intermediate_size)
-    return available() and mode() != "off" and suits(*widths)
+    return args.has_plain_layers and available() and mode() != "off" and suits(*widths)

@@ -14,11 +14,10 @@ from mlx.utils import tree_flatten
 
 from ..model.args import hidden_parameters
 from ..model.batch import Batch
-from ..model.layers import Layer
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
 from .growing_images import Prompt, choose_token_layers
-from .token_layers import Matrices, TokenLayers, lay_out, side_by_side, turn_factors
+from .token_layers import TokenLayers, side_by_side, turn_factors
 from .token_layers_numpy import NumpyTokenLayers
 
 SMALL = 10**7  # weights of hidden matrices, up to which the number of calls decides and a copy takes little memory
@@ -27,8 +26,7 @@ SMALL = 10**7  # weights of hidden matrices, up to which the number of calls dec
 def numpy_pays(model: PixWordModel) -> bool:
     """Whether token steps of this model are computed by NumPy."""
     args = model.args
-    suits = args.has_plain_layers and hidden_parameters(args) <= SMALL
-    return suits and isinstance(choose_token_layers(args), NumpyTokenLayers)
+    return hidden_parameters(args) <= SMALL and isinstance(choose_token_layers(args), NumpyTokenLayers)
 
 
 class WordSteps:
@@ -71,9 +69,9 @@ class WordSteps:
         weights = self._laid_out
         with np.errstate(over="ignore", invalid="ignore"):  # a damaged model's numbers are no concern of NumPy's
             x, turn = weights.embeddings[np.asarray(words)], turn_factors(self._args, self._after)
-            for layer, cache in zip(weights.layers, self._caches, strict=True):
-                heads = self._steps.heads(x, layer.qkv)
-                x = self._steps.combine(layer, x, heads, turn, cache, self._place, self._bias)
+            for n, (layer, cache) in enumerate(zip(weights.layers, self._caches, strict=True)):
+                heads, own_turn = self._steps.heads(x, layer), self._steps.of_layer(n, turn)
+                x = self._steps.combine(layer, x, heads, own_turn, cache, self._place, self._bias)
             self.logits = self._steps.logits(x, weights.head)
         self._place, self._after = self._place + 1, self._after + 1
 
@@ -83,11 +81,7 @@ class LaidOut:
 
     def __init__(self, model: PixWordModel, steps: TokenLayers) -> None:
         dtype, words = mx.float32, model.args.vocab_size
-
-        def matrices(layer: Layer) -> Matrices:
-            return Matrices(*map(steps.keep, lay_out(layer, dtype)))
-
-        self.layers = [matrices(layer) for layer in model.layers]
+        self.layers = [steps.laid_out(layer) for layer in model.layers]
         self.head = steps.keep(side_by_side([model.head()[:words]], dtype, model.norm))  # [D, V]
         self.embeddings = steps.keep(model.embed_words().astype(dtype))  # [V, D]
 

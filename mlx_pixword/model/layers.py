@@ -92,6 +92,12 @@ def plain_weight(linear: nn.Module) -> mx.array:
     return linear.weight
 
 
+def plain_bias(linear: nn.Module) -> mx.array | None:
+    """The bias ``[outputs]`` of a linear layer, which no adapter changes, or None."""
+    inner: nn.Module = linear.linear if "linear" in linear else linear
+    return inner.get("bias")
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention, ``softmax(q k^T / sqrt(d)) v`` per head, then an output projection."""
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from ..model.losses import LossSums
 from ..model.network import PixWordModel
@@ -57,7 +57,8 @@ def make_chunked_gradient(
 
     language: Any = mx.value_and_grad(after_states, argnums=(0, 1))
     if compiled:
-        states, pull_back, language = mx.compile(states), mx.compile(pull_back), mx.compile(language)
+        states, pull_back = mx.compile(states), mx.compile(pull_back)
+        language = mx.compile(language, inputs=mx.random.state, outputs=mx.random.state)  # of adapters' dropout
 
     def gradient(arrays: Arrays, normalizer: mx.array) -> tuple[tuple[mx.array, LossSums], Any]:
         parameters, windows = model.trainable_parameters(), arrays["windows"]
@@ -72,8 +73,16 @@ def make_chunked_gradient(
             mx.eval(found)
         value, (gradients, of_states) = language(parameters, mx.concatenate(found), arrays, normalizer)
         mx.eval(value, gradients, of_states)
+        if tree_flatten(parameters["image_block"]):  # adapters of the language block alone leave it as it is
+            cotangents = [(of_states[p], *cut) for cut, p in zip(cuts, parts, strict=True)]
+            gradients["image_block"] = _sum([gradients["image_block"], *of_block(inputs, cotangents, project)])
+        model.update(parameters)  # no trace of the parts is left in it
+        return value, gradients
+
+    def of_block(inputs: Any, cotangents: Sequence[Chunk], project: bool) -> list[Any]:
+        """Gradients of the image block: what chunks give by themselves, and through the table that all of them use."""
         total: Any = None
-        for chunks in _rounds([(of_states[p], *cut) for cut, p in zip(cuts, parts, strict=True)], streams):
+        for chunks in _rounds(cotangents, streams):
             each = _on_streams(streams, [partial(pull_back, inputs, *chunk) for chunk in chunks])
             total = _sum(each if total is None else [total, *each])
             mx.eval(total)
@@ -82,10 +91,7 @@ def make_chunked_gradient(
             block.update(own)
             return block.table(project)
 
-        of_table = _vjp(table, parameters["image_block"], total["table"])
-        gradients["image_block"] = _sum([gradients["image_block"], total["parameters"], of_table])
-        model.update(parameters)  # no trace of the parts is left in it
-        return value, gradients
+        return [total["parameters"], _vjp(table, inputs["parameters"], total["table"])]
 
     return gradient
 
@@ -94,12 +100,12 @@ def _vjp(function: Callable[[Any], mx.array], tree: Any, cotangent: mx.array) ->
     """Gradients of all arrays of a tree, given that of the function's result."""
     leaves = dict(tree_flatten(tree))
 
-    def run(*values: mx.array) -> mx.array:
-        return function(tree_unflatten(list(zip(leaves, values, strict=True))))
+    def filled(values: Sequence[mx.array]) -> Any:
+        found = dict(zip(leaves, values, strict=True))
+        return tree_map_with_path(lambda name, _: found[name], tree)  # an empty list of layers stays one
 
-    _, gradients = mx.vjp(run, list(leaves.values()), [cotangent])
-    found = dict(zip(leaves, gradients, strict=True))
-    return tree_map_with_path(lambda name, _: found[name], tree)  # an empty list of layers stays one
+    _, gradients = mx.vjp(lambda *values: function(filled(values)), list(leaves.values()), [cotangent])
+    return filled(gradients)
 
 
 def _rounds(chunks: Sequence[Chunk], streams: Sequence[mx.Stream]) -> list[Sequence[Chunk]]:

@@ -90,7 +90,7 @@ def _drawings(run: Run, step: int) -> None:
     """A page of held-out images completed and drawn anew, where the run predicts pixels inside windows."""
     documents = [d for d in run.heldout if d.images and d.images[0].height * d.images[0].width <= MOST_PIXELS]
     documents = documents[: run.config.train.draw_images]
-    if run.config.train.pixel_queries and documents and run.model.args.has_plain_layers:
+    if run.config.train.pixel_queries and documents:
         processor = Processor(run.model.args, run.tokenizer)
         path, prompted = run.folder / "samples" / f"step-{step}-drawn.png", run.config.data.caption_first > 0
         files.perform("write", path, lambda: draw_images_page(path, run.model, processor, documents, prompted))

@@ -63,7 +63,8 @@ def make_step(
     if compiled:
         optimizer.init(model.trainable_parameters())  # before compiling, so that its state is captured whole
         state = [model.state, optimizer.state]
-        gradient = mx.compile(gradient, inputs=[model.state], outputs=[model.state])
+        own = [model.state, mx.random.state]  # of adapters' dropout, which would be the same in every step
+        gradient = mx.compile(gradient, inputs=own, outputs=own)
         clip, update = mx.compile(clip), mx.compile(update, inputs=state, outputs=state)
     chunked = make_chunked_gradient(model, objective, args.window_chunk, streams, compiled)
     if args.window_chunk:
