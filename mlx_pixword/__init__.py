@@ -5,6 +5,7 @@ Names are imported when they are first used, so that `import mlx_pixword` stays 
 
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -116,8 +117,9 @@ class _Moved(MetaPathFinder, Loader):
 
 sys.meta_path.append(_Moved())
 
-if _advice := load_openblas():
-    print(f"mlx_pixword: {_advice}", file=sys.stderr)
+if (_advice := load_openblas()) and sys.stderr is not None:  # None would be standard output
+    with suppress(OSError):
+        print(f"mlx_pixword: {_advice}", file=sys.stderr)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_pixword.common import streams
@@ -59,6 +60,45 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 def test_closed_streams_leave_no_traceback(redirect: str) -> None:
     done = run("x" * 100_000, redirect)
     assert done.returncode in (0, 1) and b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+def python(program: str, *arguments: object, redirect: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["bash", "-c", f'"$0" -c "$@" {redirect}', sys.executable, program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, cwd=ROOT)
+
+
+def test_a_command_that_was_started_without_streams_spares_its_files(tmp_path: Path) -> None:
+    """As services start programs: the next file would get the number of standard error, and complaints."""
+    path = tmp_path / "weights"
+    path.write_bytes(b"precious")
+    program = """
+import os, sys
+from mlx_pixword.common.cli import run_command
+def main():
+    with open(sys.argv[1], "r+b") as file:
+        os.write(2, b"a library complains")
+        print(file.fileno() > 2)
+run_command(main)
+"""
+    done = python(program, path, redirect="<&- 2>&-")
+    assert (done.returncode, done.stdout, path.read_bytes()) == (0, b"True\n", b"precious")
+
+
+def test_a_program_that_was_started_without_standard_input_reads_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    mx.save_safetensors(str(path), {"a": mx.zeros((2, 3))})
+    program = """
+import sys, pathlib, mlx_pixword
+from mlx_pixword.weights.safetensors import read_safetensors
+print({name: array.shape for name, array in read_safetensors(pathlib.Path(sys.argv[1])).items()})
+"""
+    done = python(program, path, redirect="<&-")
+    assert done.stdout == b"{'a': (2, 3)}\n", done.stderr
+
+
+def test_advice_does_not_go_to_standard_output() -> None:
+    done = run(redirect="2>&-", PIXWORD_BLAS="nonsense")
+    assert (done.returncode, done.stdout) == (0, b"done\n")
 
 
 def test_trouble_with_a_disk_names_the_path(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def robust_streams() -> Iterator[None]:
 
     What cannot be written to standard error is dropped: there is nowhere left to say so. A closed stream takes all.
     """
+    hold_descriptors()
     with ExitStack() as stack:
         for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
             stream = getattr(sys, name)
@@ -28,6 +29,16 @@ def robust_streams() -> Iterator[None]:
                 stream.reconfigure(errors="backslashreplace")
             stack.enter_context(redirect(cast(TextIO, _Stream(stream, quiet=name == "stderr"))))
         yield
+
+
+def hold_descriptors() -> None:
+    """Let closed descriptors 0, 1 and 2 lead nowhere, or files that are opened get these numbers.
+
+    What libraries print would go into such a file, and MLX takes 0 for a file that could not be opened.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
 
 
 class _Stream:

@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..common.errors import PixWordError
 from ..common.settings import named, shown
+from ..common.streams import hold_descriptors
 
 MAX_DIMENSIONS = 32
 MAX_SIDE = 2**31  # MLX counts in 32 bits
@@ -15,6 +16,7 @@ MAX_SIDE = 2**31  # MLX counts in 32 bits
 def read_safetensors(path: Path) -> dict[str, mx.array]:
     """The tensors of a file, by name, not loaded yet; raises `PixWordError` if header and bytes do not agree."""
     read_shapes(path)
+    hold_descriptors()  # a program that was started without standard input may load a model too
     try:
         return dict(mx.load(str(path)))  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
