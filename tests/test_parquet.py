@@ -14,6 +14,7 @@ from source_files import BLUE, RED, png, refused, shown, write
 from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import parquet
 from mlx_pixword.data.decoders import Decoders
+from mlx_pixword.data.skips import left_out
 from mlx_pixword.data.sources import open_source
 
 
@@ -55,6 +56,50 @@ def test_class_numbers_are_read_as_their_names(tmp_path):
     assert list(open_source(tmp_path / "u.parquet").texts()) == ["1", "0"]
 
 
+TEXTS = {  # as pandas, Polars and others write text
+    "large": lambda: pa.array(["red", "blue"], pa.large_string()),
+    "view": lambda: pa.array(["red", "blue"], pa.string_view()),
+    "dictionary": lambda: pa.array(["red", "blue"]).dictionary_encode(),
+    "large dictionary": lambda: pa.array(["red", "blue"], pa.large_string()).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("key", ["text", "caption", "label"])
+def test_text_of_any_width_is_text(tmp_path, kind, key):
+    columns = {"image": pa.array([{"bytes": png()}, {"bytes": png("blue")}]), key: TEXTS[kind]()}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    assert [shown(source.parts(n)) for n in (0, 1)] == [[RED, "red"], [BLUE, "blue"]]
+    assert source.captioned and not source.unusable
+
+
+@pytest.mark.parametrize("names", [("file_name", "image"), ("image", "path"), ("path", "images")])
+def test_bytes_are_preferred_to_the_path_that_they_had_elsewhere(tmp_path, names):
+    values = {"image": {"bytes": png()}, "images": [{"bytes": png()}]}
+    row = {name: values.get(name, "elsewhere/1.png") for name in names} | {"text": "t"}
+    assert shown(open_source(table(tmp_path / "t.parquet", [row])).parts(0)) == [RED, "t"]
+
+
+def test_conversations_stand_around_their_images(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]
+    rows = [{"image": {"bytes": png()}, "conversations": turns}, {"image": None, "conversations": [turns[1]] * 2}]
+    source = open_source(table(tmp_path / "t.parquet", rows))
+    assert [shown(source.parts(n)) for n in (0, 1)] == [[RED, "\nWhat?\nRed."], ["Red.\nRed."]]
+    assert list(source.texts()) == ["\nWhat?\nRed.", "Red.\nRed."] and source.captioned
+
+
+def test_columns_of_text_that_nobody_reads_are_named(tmp_path):
+    rows = [{"image": {"bytes": png()}, "question": "What?", "answers": ["Red.", "A red one."], "score": 0.5}]
+    source = open_source(table(tmp_path / "vqa.parquet", rows))
+    assert shown(source.parts(0)) == [RED]
+    assert source.unusable == [
+        (f"{tmp_path / 'vqa.parquet'}:{name}", "a column that is not read") for name in ("question", "answers")
+    ]
+    assert left_out([source]) == "; left out: 1 column question, 1 column answers"
+    assert not open_source(table(tmp_path / "c.parquet", [rows[0] | {"text": "t"}])).unusable
+
+
 def test_rows_can_be_read_from_threads_in_any_order(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "_GROUPS", 2)
     rows = [{"image": {"bytes": png((n, 0, 0))}, "text": str(n)} for n in range(40)]
@@ -77,6 +122,11 @@ def test_bad_images_inside_are_bad_images(tmp_path):
     "rows, message",
     [
         ([{"photo": {"bytes": b"x", "path": "y"}, "text": "t"}], "the column 'photo' looks like an image"),
+        ([{"photos": [{"bytes": b"x", "path": "y"}], "text": "t"}], "the column 'photos' looks like an image"),
+        ([{"img_path": "a.png", "text": "t"}], "the column 'img_path' looks like images; they are read from"),
+        ([{"image": {"bytes": b"x"}, "caption": ["a", "b"]}], "the column 'caption' holds list.* a text is needed"),
+        ([{"image": {"bytes": b"x"}, "words": ["a", "b"]}], "the column 'words' holds list"),
+        ([{"image": {"bytes": b"x"}, "images": [{"bytes": b"x"}]}], "images in the columns image and images; keep one"),
         ([{"a": 1, "b": 2}], "has no column of images"),
         ([{"image": b"x", "text": "a", "caption": "b"}], "text in the columns text and caption"),
     ],

@@ -234,6 +234,17 @@ def test_conversations_with_no_image_one_and_several(tmp_path):
     kept = open_source(write(tmp_path / "mix.json", json.dumps(records)))  # questions matter outside LLaVA-CC3M
     assert shown(kept.parts(0)) == [RED, "\nWhat?\nred"] and shown(kept.parts(4)) == [BLUE, "?\nblue"]
     assert [shown(kept.parts(n)) for n in (1, 2, 3, 5)] == [expected[n] for n in (1, 2, 3, 5)]
+    lines = open_source(write(tmp_path / "images/chat.jsonl", "\n".join(map(json.dumps, records))))
+    assert [shown(lines.parts(n)) for n in range(6)] == [shown(kept.parts(n)) for n in range(6)]
+
+
+@pytest.mark.parametrize("key", ["text", "caption", "label"])
+def test_an_image_whose_text_is_null_has_none(tmp_path, key):
+    write(tmp_path / "a.png")
+    lines = [{"image": "a.png", key: None}, {"image": "a.png", key: "one"}]
+    source = open_source(write(tmp_path / "c.jsonl", "\n".join(map(json.dumps, lines))))
+    assert [shown(source.parts(n)) for n in (0, 1)] == [[RED], [RED, "one"]]
+    refused("line 1: expected", open_source, write(tmp_path / "d.jsonl", json.dumps({key: None})))
 
 
 def test_marks_that_do_not_match_the_images(tmp_path):

@@ -69,6 +69,8 @@ def test_spans_hold_in_any_order(folder):
         (b"image,text\na.png,caf\xe9\n", "line 2: not valid UTF-8"),
         ('image,text\na.png,"' + "x" * 200_000, "line 2: field larger than field limit"),
         ("image,text," + "x" * 200_000, "line 1: field larger than field limit"),
+        ('image,text\na.png,"open\nb.png,two\n', "line 2: unexpected end of data; quotes may be missing"),
+        ('image,text\na.png,one\na.png,"open\nb.png,"two"\n', "line 3: ',' expected after '\"'; quotes may be"),
     ],
 )
 def test_malformed_tables(folder, content, message):

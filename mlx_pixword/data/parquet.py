@@ -1,6 +1,5 @@
 """Parquet files with images inside, as Hugging Face's data sets have them, or with their paths; by pyarrow."""
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,9 @@ from ..common.errors import BadImage, PixWordError
 from .archives import MAX_MEMBER_BYTES
 from .base import Picture, digest_of
 from .names import cache_key
+from .parquet_columns import NOT_READ, find_columns
 from .pictures import decode_encoded
-from .record_parts import IMAGE_KEYS, LABEL_KEYS, TEXT_KEYS, place_images
+from .record_parts import place_images, turns_of
 from .references import parse_references
 
 MAX_GROUP = 2**31  # bytes that a group of rows may unpack to
@@ -34,22 +34,22 @@ class ParquetFile:
         resolve: makes pictures of paths, where the column of images holds no bytes.
 
     Raises:
-        PixWordError: pyarrow is missing, the file is damaged, or has neither images nor text.
+        PixWordError: pyarrow is missing, the file is damaged, or its columns cannot be told; see `find_columns`.
     """
 
     endless = False
 
     def __init__(self, path: Path, resolve: Callable[[str], Picture]) -> None:
         self.name, self._path, self._resolve = str(path), path, resolve
-        self.unusable: list[tuple[str, str]] = []
         self._lock, self._held, self._bytes = Lock(), OrderedDict[int, tuple[list[Any], int]](), 0
         self._file = _open(path)
         self._ends = np.cumsum([_rows(self._file, n, path) for n in range(self._file.num_row_groups)])
         if not len(self):
             raise PixWordError(f"{path} holds no documents; give a file with at least one record")
-        self._images, self._text = _columns(self._file.schema_arrow, path)
-        self._labels = _labels(self._file.schema_arrow, self._text)
+        self._columns = columns = find_columns(self._file, path)
+        self._images, self._text = columns.images, columns.text
         self.captioned = bool(self._images) and self._text is not None
+        self.unusable = [(f"{path}:{name}", NOT_READ) for name in columns.unread]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -57,17 +57,14 @@ class ParquetFile:
     def parts(self, index: int) -> list[str | Picture]:
         """See ``Source.parts``."""
         record = self._record(index)
-        pictures: list[Picture] = []
-        for column in self._images:
-            values = record[column] if isinstance(record[column], list) else [record[column]]
-            pictures += [self._picture(value, index, n) for n, value in enumerate(values) if value is not None]
+        pictures = [self._picture(value, index, n) for n, value in self._values(record)]
         return self._document(record, pictures)
 
     def document_texts(self, index: int) -> list[str]:
         """The texts of one document, without decoding an image."""
         record = self._record(index)
-        count = sum(len(record[c]) if isinstance(record[c], list) else record[c] is not None for c in self._images)
-        return [part for part in self._document(record, [None] * count) if isinstance(part, str)]
+        parts = self._document(record, [None] * len(self._values(record)))
+        return [part for part in parts if isinstance(part, str)]
 
     def texts(self) -> Iterator[str]:
         """See ``Source.texts``."""
@@ -77,7 +74,7 @@ class ParquetFile:
     def references(self) -> Iterator[str]:
         """All references to images that lie outside the file."""
         for index in range(len(self)):
-            values = (self._record(index)[column] for column in self._images)
+            values = (value for _, value in self._values(self._record(index)))
             paths = (
                 value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in values
             )
@@ -98,10 +95,17 @@ class ParquetFile:
         """What a message calls a record."""
         return f"record {index} of {self._path.name}"
 
+    def _values(self, record: dict[str, Any]) -> list[tuple[int, Any]]:
+        """The images of a record as the file has them, each with its number."""
+        found = [record[column] if isinstance(record[column], list) else [record[column]] for column in self._images]
+        return [(n, value) for values in found for n, value in enumerate(values) if value is not None]
+
     def _document(self, record: dict[str, Any], pictures: list[Any]) -> list[Any]:
-        text = record[self._text] if self._text is not None else None
-        if self._labels and isinstance(text, int) and 0 <= text < len(self._labels):
-            text = self._labels[text]
+        text, labels = record[self._text] if self._text is not None else None, self._columns.labels
+        if self._columns.turns:
+            return place_images("\n".join(turns_of(record)[0]), pictures)
+        if labels and isinstance(text, int) and 0 <= text < len(labels):
+            text = labels[text]
         text = "" if text is None else str(text)
         if not pictures:
             return parse_references(text, self._resolve)
@@ -186,33 +190,3 @@ def _rows(file: Any, number: int, path: Path) -> int:
             "with smaller groups"
         )
     return int(group.num_rows)
-
-
-def _columns(schema: Any, path: Path) -> tuple[list[str], str | None]:
-    """Columns of images, and the column of text."""
-    import pyarrow as pa
-
-    kinds = {field.name: field.type for field in schema}
-    images = [name for name in kinds if name.lower() in IMAGE_KEYS][:1]
-    texts = [name for name in kinds if name.lower() in TEXT_KEYS and pa.types.is_string(kinds[name])]
-    texts = texts or [name for name in kinds if name.lower() in LABEL_KEYS]
-    for name, kind in kinds.items():
-        binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        holds_image = binary or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
-        if name not in images and holds_image:
-            raise PixWordError(f"{path}: the column {name!r} looks like an image; images are read from {IMAGE_KEYS}")
-    if not images and not texts:
-        raise PixWordError(f"{path} has no column of images ({', '.join(IMAGE_KEYS)}) or text, got {list(kinds)}")
-    if len(texts) > 1 and set(map(str.lower, texts)) <= set(TEXT_KEYS):
-        raise PixWordError(f"{path} has text in the columns {' and '.join(texts)}; keep one of them")
-    return images, texts[0] if texts else None
-
-
-def _labels(schema: Any, column: str | None) -> list[str]:
-    """Names of a column of class numbers, as Hugging Face's data sets note them; empty where there are none."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-        return [str(name) for name in names]
-    except (KeyError, TypeError, ValueError):
-        return []

@@ -12,6 +12,7 @@ from .references import parse_references
 IMAGE_KEYS = ("image", "images", "file_name", "filename", "image_path", "path", "file")
 TEXT_KEYS = ("text", "caption")
 LABEL_KEYS = ("words", "label", "transcription")  # text where there is none of the former
+TURN_KEYS = ("conversations", "messages")
 MARK = "<image>"  # LLaVA's
 
 Resolve = Callable[[str], Any]
@@ -50,20 +51,17 @@ def llava_parts(record: Mapping[str, Any], resolve: Resolve, captions: bool = Fa
         captions: of one image and one question, as in LLaVA-CC3M, keep the image and the answers alone: the question
             is always another wording of the same one.
     """
-    images, turns = image_names(record), _turns(record)
-    answers = [text for speaker, text in turns if speaker in ("gpt", "assistant", "model")]
+    images, (turns, answers) = image_names(record), turns_of(record)
     _check_unknown(record, images)
-    if not answers or not all(isinstance(text, str) for _, text in turns):
-        raise PixWordError(f'expected "image" and "conversations" with a "gpt" value, got {shape(record)}')
     pictures = [resolve(image) for image in images]
     if captions and len(images) == 1 and len(turns) - len(answers) <= 1:
         return [pictures[0], " ".join(answers)]
-    return place_images("\n".join(text for _, text in turns), pictures)
+    return place_images("\n".join(turns), pictures)
 
 
 def array_parts(record: Mapping[str, Any], resolve: Resolve, captions: bool = False) -> list[Any]:
-    """A record of a JSON array: a conversation, or images with their text."""
-    if "conversations" in record or "messages" in record:
+    """A record of JSON: a conversation, or images with their text."""
+    if any(record.get(key) is not None for key in TURN_KEYS):
         return llava_parts(record, resolve, captions)
     return caption_parts(record, resolve)
 
@@ -104,9 +102,11 @@ def _paths(value: Any, record: Mapping[str, Any]) -> list[str]:
 
 
 def _text(record: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The text of a record; None if there is none, or more than one."""
+    """The text of a record, nothing where it is null; None if no key is there, or more than one text."""
     found = [record[key] for key in TEXT_KEYS if record.get(key) is not None]
     found = found or [_plain(record[key]) for key in labels if record.get(key) is not None][:1]
+    if not found and any(key in record for key in (*TEXT_KEYS, *labels)):
+        return ""
     return found[0] if len(found) == 1 and isinstance(found[0], str) else None
 
 
@@ -114,17 +114,26 @@ def _plain(label: Any) -> Any:
     return str(label) if type(label) is int else label
 
 
-def _turns(record: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    turns = record.get("conversations", record.get("messages"))
-    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    return [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in turns]
+def turns_of(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Texts of a conversation's turns, and those of its answers alone; raises `PixWordError` where there are none."""
+    given = next((record[key] for key in TURN_KEYS if record.get(key) is not None), None)
+    turns = [turn for turn in given if isinstance(turn, dict)] if isinstance(given, list) else []
+    texts: list[Any] = [turn.get("value", turn.get("content")) for turn in turns]
+    answers = [
+        text
+        for turn, text in zip(turns, texts, strict=True)
+        if turn.get("from", turn.get("role")) in ("gpt", "assistant", "model")
+    ]
+    if not answers or not all(isinstance(text, str) for text in texts):
+        raise PixWordError(f'expected "image" and "conversations" with a "gpt" value, got {shape(record)}')
+    return texts, answers
 
 
 def _check_unknown(record: Mapping[str, Any], images: Sequence[str]) -> None:
     """Refuse an image under a key that nobody would read; a link to where a known image came from is no image."""
-    known = {*IMAGE_KEYS, *TEXT_KEYS, *LABEL_KEYS, "conversations", "messages", "id"}
+    known = {*IMAGE_KEYS, *TEXT_KEYS, *LABEL_KEYS, *TURN_KEYS, "id"}
     for key, value in record.items():
-        if key not in known and value not in images and _looks_like_image(value):
+        if key not in known and value not in images and looks_like_image(value):
             if images and isinstance(value, str) and "://" in value:
                 continue
             raise PixWordError(
@@ -133,9 +142,10 @@ def _check_unknown(record: Mapping[str, Any], images: Sequence[str]) -> None:
             )
 
 
-def _looks_like_image(value: Any) -> bool:
+def looks_like_image(value: Any) -> bool:
+    """Whether a value is the name of an image, a picture of Hugging Face's data sets, or a list of these."""
     if isinstance(value, list):
-        return bool(value) and _looks_like_image(value[0])
+        return bool(value) and looks_like_image(value[0])
     if isinstance(value, dict):
         return "bytes" in value and "path" in value
     return isinstance(value, str) and len(value) <= MAX_REFERENCE and "\n" not in value and is_image_name(value)

@@ -12,6 +12,7 @@ from ..common.settings import named
 from .base import Source
 from .captions import FURTHER
 from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER
+from .parquet_columns import NOT_READ
 from .tar_scan import JOINED
 
 MOST_KINDS = 8  # of files that are left out, in a message
@@ -118,6 +119,8 @@ def left_out(sources: Iterable[Source]) -> str:
 
 def _kind(name: str, reason: str) -> str:
     """The suffix of a file, or what else it is."""
+    if reason == NOT_READ:
+        return f"column {named(name.rpartition(':')[2])}"
     suffixes = PurePosixPath(name.replace(":", "/")).suffixes[-2:]
     several = len(suffixes) == 2 and reason == FURTHER
     suffix = "".join(suffixes if several else suffixes[-1:]).lower() or "without a suffix"

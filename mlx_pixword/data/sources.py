@@ -80,7 +80,7 @@ def _open_records(path: Path, images: Path | None, allow_outside: bool) -> Recor
     if suffix in (".csv", ".tsv"):
         table = Table(path)
         return RecordFile(path, resolve, table.scan, caption_parts, table.parse)
-    return RecordFile(path, resolve, scan_lines, caption_parts)
+    return RecordFile(path, resolve, scan_lines, array_parts)
 
 
 def _open_json(path: Path, images: Path | None, allow_outside: bool) -> Source:

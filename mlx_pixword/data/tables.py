@@ -47,7 +47,8 @@ class Table:
     def scan(self, file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
         """Spans, numbers of the first line and bytes of the records that are not blank."""
         lines = _Lines(file)
-        records = ([line] for line in lines) if self._tabs else csv.reader(lines, delimiter=self._delimiter)
+        strict = csv.reader(lines, delimiter=self._delimiter, strict=True)  # or an open quote takes all that follows
+        records = ([line] for line in lines) if self._tabs else strict
         start, number = 0, 1
         try:
             for cells in records:
