@@ -44,7 +44,7 @@ class FinetuneArgs:
     model: str = setting("", "model folder that reads plates", metavar="DIR_OR_REPO")
     count: int = setting(300, "pictures to adapt to")
     heldout: int = setting(500, "held-out pictures to read")
-    steps: int = setting(150, "optimiser steps at most")
+    steps: int = setting(300, "optimiser steps at most")
     seed: int = setting(0, "seed of the pictures")
     lora: int = setting(16, "rank of the adapters")
     save: Path | None = setting(None, "folder to keep the JSON in, such as benchmarks/results", metavar="DIR")
