@@ -428,7 +428,7 @@ def test_memory_of_evaluation_is_measured_beside_a_step() -> None:
         ("generation", ["--size", 30], "multiple of the window size"),
         ("memory", ["--sizes", "224,x"], "--sizes must be positive integers"),
         ("memory", ["--sizes", "100"], "multiple of the window size"),
-        ("memory", ["--set", "hidden_size"], "--set takes NAME=VALUE, got 'hidden_size'"),
+        ("memory", ["--set", "hidden_size"], "--set must be NAME=VALUE, got 'hidden_size'"),
         ("memory", ["--sizes", "2240"], "raise max_seq_len"),
     ],
 )

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.settings import assigned
 from mlx_pixword.config.run import RunConfig, make_config
 from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.data.loader import Encoder, Loader
@@ -125,13 +125,7 @@ def with_objective(job: Job, objective: str) -> Job:
 
 def overridden(preset: str, changes: Sequence[str], **fixed: Any) -> RunConfig:
     """A preset's configuration with changes such as ``hidden_size=32``, and fixed settings over both."""
-    values: dict[str, Any] = {"preset": preset}
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise PixWordError(f"--set takes NAME=VALUE, got {change!r}")
-        values[name] = yaml.safe_load(value)
-    return make_config(values | fixed, where="--set")
+    return make_config({"preset": preset, **assigned(changes, "--set"), **fixed}, where="--set")
 
 
 def initial_weights(args: ModelArgs) -> dict[str, np.ndarray]:
