@@ -1,6 +1,7 @@
 """Language models of mlx-lm as the language block: the same logits for every family, training, and the way back."""
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mlx_pixword as pw
-from mlx_pixword import convert, pretrain
+from mlx_pixword import convert, finetune, pretrain
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.network import PixWordModel
@@ -137,6 +138,20 @@ def test_a_model_of_ours_generates_the_same_text_there(small_model: Build, tmp_p
     assert len(set(read)) > 3 and config["model_type"] == ("qwen3" if qk_norm else "llama")
 
 
+NEW = ["--image-size", "16", "--fold-factor", "64", "--image-layers", "1", "--word-weight", "5"]
+
+
+def short_run(folder: Path, rng: np.random.Generator, out: Path) -> list[str]:
+    """Flags of a run of eight steps on eight captioned pictures."""
+    lines = []
+    for n in range(8):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{n}.png")
+        lines.append(json.dumps({"image": f"{n}.png", "caption": "red green"}))
+    (folder / "labels.jsonl").write_text("\n".join(lines))
+    return ["--data", str(folder / "labels.jsonl"), "--out", str(out), "--steps", "8", "--batch-tokens", "64",
+            "--log-every", "1", "--eval-every", "8", "--sample-images", "0", "--accumulate", "1"]  # fmt: skip
+
+
 @pytest.mark.parametrize("extra", [[], ["--freeze-language"], ["--lora", "4"]])
 @pytest.mark.parametrize("family", ["qwen2", "smollm3"])
 def test_pixels_are_taught_to_a_language_model(
@@ -144,18 +159,8 @@ def test_pixels_are_taught_to_a_language_model(
 ) -> None:
     write(family, tmp_path / "model")
     before = text_logits(ours(tmp_path / "model"))
-    lines = []
-    for n in range(8):
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
-        lines.append(json.dumps({"image": f"{n}.png", "caption": "red green"}))
-    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
     out = tmp_path / "out"
-    pretrain.main(
-        ["--language-from", str(tmp_path / "model"), "--data", str(tmp_path / "labels.jsonl"), "--out", str(out),
-         "--steps", "8", "--image-size", "16", "--fold-factor", "64", "--image-layers", "1", "--batch-tokens", "64",
-         "--log-every", "1", "--eval-every", "8", "--sample-images", "0", "--accumulate", "1", "--word-weight", "5",
-         *extra]
-    )  # fmt: skip
+    pretrain.main([*NEW, "--language-from", str(tmp_path / "model"), *short_run(tmp_path, rng, out), *extra])
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [m["word_loss"] for m in metrics if "word_loss" in m]
     assert losses[-1] < losses[0]
@@ -165,6 +170,31 @@ def test_pixels_are_taught_to_a_language_model(
     assert changed < 1e-4 if "--freeze-language" in extra else changed > 1e-4
     assert (out / "samples/step-8-drawn.png").exists()
     assert pw.generate_image(model, processor, "red", size=(6, 7), seed=1).size == (7, 6)
+
+
+def test_what_is_taught_stays_a_language_model(tmp_path: Path, rng: np.random.Generator) -> None:
+    """After a resume without the language model, and after fine-tuning: the table has more rows than words here."""
+    from mlx_lm.utils import load_model
+
+    write("qwen2", tmp_path / "model")
+    out, flags = tmp_path / "out", short_run(tmp_path, rng, tmp_path / "out")
+    pretrain.main([*NEW, "--language-from", str(tmp_path / "model"), *flags, "--save-every", "4", "--draw-images", "0"])
+    whole = (out / "final/model.safetensors").read_bytes()
+    for name in ("checkpoints/step-8", "final", "best"):
+        shutil.rmtree(out / name)
+    shutil.rmtree(tmp_path / "model")
+    pretrain.main(["--config", str(out / "config.yaml"), "--resume"])
+    assert (out / "final/model.safetensors").read_bytes() == whole
+    finetune.main(["--model", str(out / "final"), *short_run(tmp_path, rng, tmp_path / "tuned"), "--steps", "2"])
+    model, _ = pw.load(tmp_path / "tuned/final")
+    kept = [json.loads((place / "final/config.json").read_text()) for place in (out, tmp_path / "tuned")]
+    assert kept[0]["_language_model"] == kept[1]["_language_model"]
+    assert kept[0]["_language_model"] == {"word_offset": 6, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1}
+    convert.main(["--model", str(tmp_path / "tuned/final"), "--to-mlx-lm", "--out", str(tmp_path / "back")])
+    back, _ = load_model(tmp_path / "back")
+    own = [0, 1, 2]  # its special words have the rows of ours
+    found, expected = np.array(back(mx.array([IDS])))[0], text_logits(model)
+    assert np.abs(np.delete(found - expected, own, axis=1)).max() < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from ..config.run import RunConfig
 from ..model.args import ModelArgs
 from ..model.image_block import Table
 from ..model.network import PixWordModel
+from ..model.origin import Origin
 from ..weights import quantized
 from ..weights.directory import load, locate, locate_model
-from ..weights.from_mlx_lm import OFFSET, language_shape, put_language_model, read_language_model
+from ..weights.from_mlx_lm import OFFSET, language_origin, language_shape, put_language_model, read_language_model
 from ..weights.lora import adapter_config, add_adapters
 
 # Other values of these fit the same weights.
@@ -39,16 +40,17 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
         return {**defaults, **_with_language(values)}
     if values.get("init") is None or known:
         return {**defaults, **values}
-    folder, args, queries = locate_model(values["init"])
-    own = asdict(args)
+    there = locate_model(values["init"])
+    own = asdict(there.args)
     for name in sorted(shape - {*_MAY_CHANGE}):
         if values[name] != own[name]:
             raise PixWordError(
                 f"{flag(name)} {values[name]}: the model {values['init']} has {own[name]}, and a model keeps its "
                 "shape; leave it out"
             )
-    found: dict[str, Any] = {"pixel_queries": queries} | {n: v for n, v in own.items() if n not in ("factored_colors",)}
-    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    found: dict[str, Any] = {"pixel_queries": there.pixel_queries} | own
+    del found["factored_colors"]
+    words = [there.folder / name for name in ("tokenizer.model", "tokenizer.json") if (there.folder / name).exists()]
     found |= {"tokenizer": str(words[0])} if words else {}
     return {"factored_colors": False, **defaults, **found, **values}
 
@@ -74,6 +76,13 @@ def _with_language(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shape_names() -> set[str]:
     return {f.name for f in fields(ModelArgs)}
+
+
+def origin_of(adapt: AdaptArgs) -> Origin | None:
+    """What the model of a new run remembers of a language model: the one it starts from, or the start of its start."""
+    if adapt.language_from is not None:
+        return language_origin(locate(adapt.language_from))
+    return None if adapt.init is None else locate_model(adapt.init).origin
 
 
 def start_from(model: PixWordModel, config: RunConfig, resumed: bool) -> None:

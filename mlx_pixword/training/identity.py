@@ -11,6 +11,8 @@ from ..config.run import RunConfig
 from ..data.base import Source
 from ..inputs.tokenizer import Tokenizer
 from ..model.args import ModelArgs
+from ..model.origin import KEY as ORIGIN
+from ..model.origin import Origin
 
 # Another value of these is another run: other weights, or other documents in another order.
 _FIXED = (
@@ -30,9 +32,15 @@ _FREE = (
 _SHOWN = 4  # differences in a message
 
 
-def identity_of(config: RunConfig, sources: Sequence[Source], tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What is kept in a checkpoint to know the run again: settings, digests of the data and of the tokenizer."""
+def identity_of(
+    config: RunConfig, sources: Sequence[Source], tokenizer: Tokenizer | None, origin: Origin | None = None
+) -> dict[str, Any]:
+    """What is kept in a checkpoint to know the run again: settings, digests of the data and of the tokenizer.
+
+    ``origin`` stands there too, so that a run goes on where the language model that it started from is gone.
+    """
     return {
+        ORIGIN: None if origin is None else origin.to_dict(),
         "config": config.to_flat(),
         "data": [describe(source) for source in sources],
         "tokenizer": hashlib.sha256(tokenizer.contents).hexdigest() if tokenizer else None,

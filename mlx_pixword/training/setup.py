@@ -31,7 +31,9 @@ from ..evaluation.readings import heldout_documents
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from ..model.args import ModelArgs
 from ..model.network import PixWordModel, num_parameters
-from .adapt import start_from
+from ..model.origin import KEY as ORIGIN
+from ..model.origin import Origin
+from .adapt import origin_of, start_from
 from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .device import recompute_layers
 from .distributed import Ranks
@@ -66,14 +68,14 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
         for difference in split.differences if ranks.first else ():
             notice(f"--resume: {difference}")
         tokenizer = _share_tokenizer(_tokenizer(config, split, checkpoint) if ranks.first else None, ranks)
-        words = check_vocabulary(tokenizer, config.model.vocab_size)
-        if config.adapt.language_from and tokenizer is not None:  # its table may have rows for no word
+        words, origin = check_vocabulary(tokenizer, config.model.vocab_size), _origin(config, checkpoint)
+        if origin is not None and tokenizer is not None:  # a language model's table may have rows for no word
             words = tokenizer.vocab_size = max(words, config.model.vocab_size)
         args = replace(config.model, vocab_size=words)
         config = replace(config, model=args)
         decoders = stack.enter_context(Decoders(config.data.decode_seconds))
         config = _with_steps(config, split, tokenizer, decoders, ranks)
-        identity = identity_of(config, split.train, tokenizer)
+        identity = identity_of(config, split.train, tokenizer, origin)
         ranks.agree(json.dumps([[s["digest"] for s in identity["data"]], args.to_dict()]).encode(), "data or a model")
         if checkpoint is not None and ranks.first:
             for difference in check_identity(checkpoint.identity, identity, str(checkpoint.path)):
@@ -83,7 +85,7 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
             if known is None:
                 write_listing(folder, split.inventories())
             _write_machine(folder, checkpoint.progress.step if checkpoint else 0, ranks)
-        yield _build(config, identity, split, tokenizer, checkpoint, decoders, ranks)
+        yield _build(config, identity, split, tokenizer, origin, checkpoint, decoders, ranks)
 
 
 def _with_steps(
@@ -155,6 +157,13 @@ def _tokenizer(config: RunConfig, split: Split, checkpoint: Checkpoint | None) -
     return tokenizer
 
 
+def _origin(config: RunConfig, checkpoint: Checkpoint | None) -> Origin | None:
+    """What the run's model remembers of a language model; a resumed run has it in its checkpoint."""
+    if checkpoint is None or ORIGIN not in checkpoint.identity:
+        return origin_of(config.adapt)
+    return Origin.from_config(checkpoint.identity)
+
+
 def _share_tokenizer(tokenizer: Tokenizer | None, ranks: Ranks) -> Tokenizer | None:
     """The first rank's tokenizer."""
     name = ranks.share(tokenizer.filename.encode() if tokenizer else b"")
@@ -184,6 +193,7 @@ def _build(
     identity: dict[str, Any],
     split: Split,
     tokenizer: Tokenizer | None,
+    origin: Origin | None,
     checkpoint: Checkpoint | None,
     decoders: Decoders,
     ranks: Ranks,
@@ -208,6 +218,7 @@ def _build(
         skips.restore(progress.tried)
     model, optimizer = build_model(args, config.train), make_optimizer(config.train)
     start_from(model, config, resumed=checkpoint is not None)
+    model.origin = origin
     mx.eval(model.parameters())
     if checkpoint is not None:
         _load(checkpoint, model, optimizer, ranks)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -121,12 +122,32 @@ def save_model(
     return directory
 
 
-def locate_model(path_or_repo: str | Path, revision: str | None = None) -> tuple[Path, ModelArgs, int]:
-    """The folder of a model, downloaded if need be, its shape, and the query pixels a window it was trained with."""
+@dataclass(frozen=True)
+class Located:
+    """What the configuration of a model says.
+
+    Attributes:
+        folder: where it is.
+        args: its shape.
+        pixel_queries: query pixels a window that it was trained with.
+        words_only: whether it was trained to read alone.
+        origin: what it remembers of a language model.
+    """
+
+    folder: Path
+    args: ModelArgs
+    pixel_queries: int
+    words_only: bool
+    origin: Origin | None
+
+
+def locate_model(path_or_repo: str | Path, revision: str | None = None) -> Located:
+    """The folder of a model, downloaded if need be, and what its `config.json` says; no weights are read."""
     folder = locate(path_or_repo, revision)
     _check_kinds(folder)
     config = _read_config(folder / "config.json")
-    return folder, ModelArgs.from_dict(config), _trained_queries(config)
+    args, origin = ModelArgs.from_dict(config), Origin.from_config(config)
+    return Located(folder, args, _trained_queries(config), _is_words_only(config), origin)
 
 
 def shipped_reader(revision: str | None = None) -> Path:

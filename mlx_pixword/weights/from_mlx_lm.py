@@ -74,7 +74,7 @@ def read_language_model(folder: Path) -> LanguageModel:
     shape, config = language_shape(folder), _read_config(folder)
     model = _load(folder)
     found = {name: array.astype(mx.float32) for name, array in dict(tree_flatten(model.parameters())).items()}
-    special = {name: _first_id(config.get(name)) for name in SPECIAL_IDS}
+    special = _special_ids(config)
     embed = found.pop("model.embed_tokens.weight")
     head = found.pop("lm_head.weight", embed)
     shape["vocab_size"] = OFFSET + len(embed)
@@ -85,6 +85,11 @@ def read_language_model(folder: Path) -> LanguageModel:
     words = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).exists()]
     origin = Origin(OFFSET, **special)
     return LanguageModel(shape, weights, load_tokenizer(words[0]) if words else None, origin)
+
+
+def language_origin(folder: Path) -> Origin:
+    """What a model that starts from a language model remembers of it, read from its configuration alone."""
+    return Origin(OFFSET, **_special_ids(_read_config(folder)))
 
 
 def put_language_model(model: PixWordModel, language: LanguageModel) -> None:
@@ -300,6 +305,10 @@ def _without_special(rows: mx.array, origin: Origin | None) -> mx.array:
         if name in SPECIAL_IDS and own < len(kept):
             kept[own] = rows[SPECIAL_IDS[name]]
     return kept
+
+
+def _special_ids(config: Mapping[str, Any]) -> dict[str, int | None]:
+    return {name: _first_id(config.get(name)) for name in SPECIAL_IDS}
 
 
 def _first_id(value: Any) -> int | None:
