@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def test_shape_and_tokenizer_are_the_models_own(base: Path) -> None:
     assert again == config  # config.yaml holds all of it
 
 
+def test_a_model_that_reads_alone_goes_on_to_read_alone(small_model: Build, tmp_path: Path) -> None:
+    model = small_model(vocab_size=6)
+    model.words_only = True
+    config, _ = finetune.parse_command(["--model", str(pw.save_model(model, None, tmp_path / "reader"))])
+    assert config.train.boundary_weight == config.train.dense_weight == 0
+    assert build_model(config.model, config.train).words_only
+
+
 def test_finetune_learns_evaluates_and_stops(base: Path, data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = ["--model", str(base), "--data", data, "--out", str(out), *QUICK, "--steps", "20", "--patience", "2"]
@@ -119,6 +128,64 @@ def test_a_stopped_run_goes_on_to_the_same_weights(base: Path, data: str, tmp_pa
     name = "adapters.safetensors" if lora else "model.safetensors"
     assert (tmp_path / "cut/final" / name).read_bytes() == (tmp_path / "whole/final" / name).read_bytes()
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+# --- new words --------------------------------------------------------------------------------------------------------
+
+
+def test_new_words_change_nothing_of_the_model_before_they_are_learnt(base: Path, rng: np.random.Generator) -> None:
+    config, _ = finetune.parse_command(["--model", str(base), "--new-words", "\u00df red \u0142\u0142"])  # red is there
+    saved, processor = pw.load(base)
+    words, tokenizer = saved.args.vocab_size, processor.tokenizer
+    assert tokenizer is not None
+    model = build_model(replace(config.model, vocab_size=words + 2), config.train)
+    start_from(model, config, resumed=False)
+    batch = processor(["red", rng.integers(0, 256, (9, 5, 3), dtype=np.uint8)])
+    expected = np.array(saved(batch))
+    batch = pw.Processor(model.args)([tokenizer.encode("red"), *batch.documents[0][0].images])
+    found = np.array(model(batch))
+    assert (np.delete(found, [words, words + 1], axis=-1) == expected).all()
+    pieces = tokenizer.encode("\u00df")
+    assert len(pieces) == 2  # bytes
+    assert found[..., words] == pytest.approx(expected[..., pieces].mean(axis=-1), abs=1e-5)
+    table = np.array(saved.embed_words.weight)
+    assert np.array(model.embed_words.weight)[words] == pytest.approx(table[pieces].mean(axis=0), abs=1e-6)
+
+
+def test_new_words_are_learnt_and_kept_everywhere(
+    base: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlx_lm.utils import load_model
+
+    Path(data).write_text(Path(data).read_text().replace("red", "r\u00df\u00df"))
+    flags = ["--model", str(base), "--data", data, *QUICK, "--patience", "0", "--save-every", "2", "--steps", "4"]
+    finetune.main([*flags, "--out", str(tmp_path / "plain")])
+    assert (
+        "spells in pieces 1 of the data's characters; to make them words: --new-words '\u00df'"
+        in capsys.readouterr().err
+    )
+    out = tmp_path / "out"
+    finetune.main([*flags, "--new-words", "\u00df", "--out", str(out)])
+    assert "of the data's characters" not in capsys.readouterr().err
+    model, processor = pw.load(out / "final")
+    words = pw.load(base)[0].args.vocab_size
+    assert pw.load(tmp_path / "plain/final")[0].args.vocab_size == words == model.args.vocab_size - 1
+    assert processor.tokenizer is not None and processor.tokenizer.encode("\u00df") == [words]
+    table = np.array(model.embed_words.weight)
+    assert np.abs(table[words] - table[pw.load(base)[1].tokenizer.encode("\u00df")].mean(axis=0)).max() > 1e-4  # learnt
+    whole = (out / "final/model.safetensors").read_bytes()
+    for name in ("checkpoints/step-4", "final", "best"):
+        shutil.rmtree(out / name)
+    pretrain.main(["--config", str(out / "config.yaml"), "--resume"])
+    assert (out / "final/model.safetensors").read_bytes() == whole
+    convert.main(["--model", str(out / "final"), "--to-mlx-lm", "--out", str(tmp_path / "back")])
+    ids = [1, *processor.tokenizer.encode("r\u00df\u00df 1")]
+    theirs = np.array(load_model(tmp_path / "back")[0](mx.array([ids])))[0]
+    ours = np.array(model(processor([ids], special_words=False)))[0, :, : words + 1]
+    assert theirs == pytest.approx(ours, abs=1e-4)
+    again, _ = finetune.parse_command(["--model", str(out / "final"), "--new-words", "\u00df"])
+    assert again.model.vocab_size == words + 1  # it has the word
+    finetune.parse_command(["--config", str(out / "config.yaml"), "--out", str(tmp_path / "again")])  # a run like it
 
 
 # --- prompts that are masked ------------------------------------------------------------------------------------------
@@ -274,11 +341,18 @@ def line(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], None], 
         (["--model", "{tmp}/base", "--lora-image-block"], "give --lora RANK too"),
         (["--model", "{tmp}/base", "--lora", "2", "--lora-dropout", "1"], "lora_dropout lie in 0..1"),
         (["--model", "{tmp}/base", "--data", "{tmp}/none"], "no file or folder"),
+        (["--model", "{tmp}/base", "--lora", "2", "--new-words", "a"], "rows that adapters have no place for"),
+        (["--model", "{tmp}/base", "--new-words", "x" * 101], "have at most 100 bytes each"),
+        (["--model", "{tmp}/base", "--new-words", "<s>"], "takes not all of the new words <s>"),
+        (["--model", "{tmp}/words"], "has [0-9]+ words and no tokenizer; give the one it was trained with"),
+        (["--model", "{tmp}/images", "--new-words", "a"], "images has no tokenizer to add words to"),
     ],
 )
 def test_mistakes_in_finetune(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+    small_model: Build, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
+    pw.save_model(pw.load(base)[0], None, tmp_path / "words")
+    pw.save_model(small_model(vocab_size=6), None, tmp_path / "images")
     said = line(capsys, finetune.main, *(f.format(tmp=tmp_path) for f in flags), "--out", tmp_path / "out")
     assert re.search(words, said), said
     assert not (tmp_path / "out").exists()

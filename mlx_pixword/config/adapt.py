@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..common.errors import PixWordError
-from ..common.settings import setting
+from ..common.settings import setting, shown
 
 # For some hundreds of pictures: a few minutes on two cores with a model like `tiny`.
 FINETUNE: dict[str, Any] = {
@@ -12,6 +12,7 @@ FINETUNE: dict[str, Any] = {
     "muon_learning_rate": 0.01, "weight_decay": 0.0, "warmup": 20, "word_weight": 50.0, "steps": 400,
     "eval_every": 25, "patience": 4, "save_every": 100, "draw_images": 0,
 }  # fmt: skip
+MOST_BYTES = 100  # of a new word
 FINETUNE_LORA = {**FINETUNE, "factored_colors": False, "optimizer": "adamw", "learning_rate": 0.003}
 
 
@@ -28,6 +29,9 @@ class AdaptArgs:
         metavar="DIR_OR_REPO",
         path=True,
     )
+    new_words: str = setting(
+        "", "add these words, separated by spaces, to the tokenizer of the model of --init", metavar="WORDS"
+    )
     freeze_language: bool = setting(False, "with --language-from: train the image block and the new rows alone")
     lora: int = setting(0, "train adapters of this rank instead of the weights; 0: the weights", metavar="RANK")
     lora_scale: float = setting(20.0, "factor of the adapters' sum")
@@ -40,6 +44,7 @@ class AdaptArgs:
     )
 
     def __post_init__(self) -> None:
+        new = self.new_words.split()
         for name in ("lora", "lora_layers", "patience"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise PixWordError(f"{name} must be 0 or positive, got {getattr(self, name)}")
@@ -52,6 +57,15 @@ class AdaptArgs:
             raise PixWordError("init and language_from both say where weights come from; give one of them")
         if self.lora and self.init is None and self.language_from is None:
             raise PixWordError("lora adapts a model that is there: give --init or --language-from DIR_OR_REPO too")
+        if not all(word.isprintable() and len(word.encode("utf-8", "replace")) <= MOST_BYTES for word in new):
+            raise PixWordError(
+                f"new_words can be printed and have at most {MOST_BYTES} bytes each, got {shown(self.new_words)}"
+            )
+        if new and (self.init is None or self.lora):
+            raise PixWordError(
+                "new_words gives a model rows that adapters have no place for: give --init (finetune: --model) and no "
+                f"--lora, got {shown(self.new_words)}"
+            )
         if self.language_from is not None and (self.lora_image_block or (self.lora and self.freeze_language)):
             raise PixWordError("with --language-from the image block is new, and --freeze-language needs no --lora")
         if self.freeze_language and self.language_from is None:

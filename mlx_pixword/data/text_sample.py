@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 
 import numpy as np
 
@@ -31,6 +32,11 @@ def sample_texts(sources: Sequence[Source], seed: int) -> list[str]:
         if read > READ_CHARACTERS:
             break
     return [piece for _, _, piece in sorted(kept, key=lambda entry: entry[1])]
+
+
+def some_texts(sources: Sequence[Source], seed: int, most: int = 10_000) -> Iterator[str]:
+    """Pieces of text of random documents, at most so many, for a look at them."""
+    return islice((piece for _, piece in _pieces(sources, np.random.default_rng((seed, 7)))), most)
 
 
 def has_text(sources: Sequence[Source]) -> bool:

@@ -37,6 +37,10 @@ class Tokenizer(Protocol):
         """The text of word ids; special words are left out."""
         ...
 
+    def id_of(self, word: str) -> int | None:
+        """The id of a word that is there as it stands, whether or not `encode` ever gives it."""
+        ...
+
 
 class SentencePieceTokenizer:
     """A sentencepiece model (`tokenizer.model`)."""
@@ -59,6 +63,10 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         kept = [int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]
         return str(_ask("the tokenizer fails on word ids", lambda: self._model.DecodeIds(kept)))
+
+    def id_of(self, word: str) -> int | None:
+        found = self._model.PieceToId(word)  # that of `<unk>` for what is no piece
+        return found + self._shift if self._model.IdToPiece(found) == word else None
 
 
 class HuggingFaceTokenizer:
@@ -89,6 +97,10 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         kept = [int(i) - self._shift for i in ids if i >= len(SPECIAL_WORDS)]
         return _ask("the tokenizer fails on word ids", lambda: self._model.decode(kept, skip_special_tokens=False))
+
+    def id_of(self, word: str) -> int | None:
+        found = self._model.token_to_id(word)
+        return None if found is None else found + self._shift
 
 
 def _ask(problem: str, question: Callable[[], T]) -> T:

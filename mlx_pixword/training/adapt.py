@@ -12,6 +12,7 @@ from ..common.settings import flag
 from ..config.adapt import AdaptArgs
 from ..config.run import RunConfig
 from ..model.args import ModelArgs
+from ..model.document import SPECIAL_WORDS
 from ..model.image_block import Table
 from ..model.network import PixWordModel
 from ..model.origin import Origin
@@ -19,6 +20,7 @@ from ..weights import quantized
 from ..weights.directory import load, locate, locate_model
 from ..weights.from_mlx_lm import OFFSET, language_origin, language_shape, put_language_model, read_language_model
 from ..weights.lora import adapter_config, add_adapters
+from .vocabulary import add_rows
 
 # Other values of these fit the same weights.
 _MAY_CHANGE = (*("dtype", "factored_colors", "linear_color_scale", "sine_color_scale", "image_size", "max_seq_len"),)
@@ -42,7 +44,7 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
         return {**defaults, **values}
     there = locate_model(values["init"])
     own = asdict(there.args)
-    for name in sorted(shape - {*_MAY_CHANGE}):
+    for name in sorted(shape - {*_MAY_CHANGE, *(["vocab_size"] if values.get("new_words") else [])}):
         if values[name] != own[name]:
             raise PixWordError(
                 f"{flag(name)} {values[name]}: the model {values['init']} has {own[name]}, and a model keeps its "
@@ -50,7 +52,13 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
             )
     found: dict[str, Any] = {"pixel_queries": there.pixel_queries} | own
     del found["factored_colors"]
+    found |= {"boundary_weight": 0.0, "dense_weight": 0.0} if there.words_only else {}
     words = [there.folder / name for name in ("tokenizer.model", "tokenizer.json") if (there.folder / name).exists()]
+    if not words and values.get("tokenizer") is None and there.args.vocab_size > len(SPECIAL_WORDS):
+        raise PixWordError(
+            f"{values['init']} has {there.args.vocab_size} words and no tokenizer; give the one it was trained with, "
+            "--tokenizer FILE"
+        )
     found |= {"tokenizer": str(words[0])} if words else {}
     return {"factored_colors": False, **defaults, **found, **values}
 
@@ -96,13 +104,15 @@ def start_from(model: PixWordModel, config: RunConfig, resumed: bool) -> None:
         return
     if adapt.init is None or (resumed and not adapt.lora):
         return
-    loaded, _ = load(adapt.init, master=True)
-    if (there := loaded.args.vocab_size) != model.args.vocab_size:
+    loaded, processor = load(adapt.init, master=True)
+    weights = dict(tree_flatten(loaded.parameters()))
+    if adapt.new_words and processor.tokenizer is not None:
+        add_rows(weights, loaded.args.vocab_size, processor.tokenizer, adapt.new_words.split())
+    if (there := len(weights["embed_words.weight"])) != model.args.vocab_size:
         raise PixWordError(
             f"{adapt.init} has {there} words and the tokenizer {model.args.vocab_size}; give the model's own, "
             "--tokenizer FILE"
         )
-    weights = dict(tree_flatten(loaded.parameters()))
     how = quantized.quantization_of(loaded)
     if how is not None and not adapt.lora:
         raise PixWordError(f"{adapt.init} is quantised and cannot be trained itself; train adapters on it, --lora 8")

@@ -21,6 +21,7 @@ _FIXED = (
     "plate_colors", "text_kinds", "text_heights", "text_contrast", "text_length", "text_curriculum",
     "caption_first", "batch_tokens", "pack", "group_size",
     "lora", "lora_scale", "lora_layers", "lora_image_block", "freeze_language", "mask_prompt",
+    "new_words",
 )  # fmt: skip
 # These change how, where or how long a run goes on, and nothing of what it has learnt.
 _FREE = (

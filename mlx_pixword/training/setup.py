@@ -26,8 +26,9 @@ from ..data.known import Inventory
 from ..data.loader import Encoder, Loader
 from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, open_split
 from ..data.skips import SkipLog, left_out
-from ..data.text_sample import has_text
+from ..data.text_sample import has_text, some_texts
 from ..evaluation.readings import heldout_documents
+from ..inputs.new_words import add_words
 from ..inputs.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from ..model.args import ModelArgs
 from ..model.network import PixWordModel, num_parameters
@@ -43,6 +44,7 @@ from .optimizer import make_optimizer, zero_output_projections
 from .reporter import keep_metrics
 from .run_folder import LISTING, check_folder, owned, read_listing, write_listing
 from .state import Progress, Run, set_random_state
+from .vocabulary import missing_notes
 
 
 @contextmanager
@@ -154,6 +156,13 @@ def _tokenizer(config: RunConfig, split: Split, checkpoint: Checkpoint | None) -
     tokenizer = choose_tokenizer(config.data, split.train, config.model.vocab_size, config.train.seed)
     if tokenizer is None and has_text(split.train):
         notice("vocab_size 6 leaves no room for words: the texts are dropped and the run is on images alone")
+    if (new := config.adapt.new_words.split()) and tokenizer is None:
+        raise PixWordError(f"--new-words: {config.adapt.init} has no tokenizer to add words to; leave them out")
+    if tokenizer is not None and new:
+        tokenizer, _ = add_words(tokenizer, new)
+    if tokenizer is not None and config.adapt.init is not None and checkpoint is None:
+        for line in missing_notes(tokenizer, some_texts(split.train, config.train.seed)):
+            notice(line)
     return tokenizer
 
 
