@@ -99,7 +99,7 @@ def convert(settings: ConvertSettings) -> list[str]:
     places = []
     if out is not None:
         if settings.to_mlx_lm:
-            from .weights.from_mlx_lm import save_for_mlx_lm
+            from .weights.to_mlx_lm import save_for_mlx_lm
 
             return [str(save_for_mlx_lm(model, tokenizer, out))]
         save_model(model, tokenizer, out.resolve())  # writes a sibling folder and renames it

@@ -17,6 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import mlx_pixword as pw
 from mlx_pixword import convert, finetune, pretrain
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.inputs.new_words import add_words
+from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.weights.from_mlx_lm import language_shape, put_language_model, read_language_model
@@ -111,9 +113,34 @@ def test_the_way_back_is_read_by_mlx_lm(family: str, tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["_language_model"]["word_offset"] == 6
     convert.main(["--model", str(folder), "--to-mlx-lm", "--out", str(tmp_path / "back")])
     back, _ = load_model(tmp_path / "back")
+    assert json.loads((tmp_path / "back/tokenizer_config.json").read_text())["bos_token"] == "<s>"
+    words = Tokenizer.from_file(str(tmp_path / "back/tokenizer.json"))
+    assert words.encode("red").ids == [WORDS.index(c) for c in "red"]
     expected = np.array(theirs(mx.array([IDS])))
     assert np.abs(np.array(back(mx.array([IDS]))) - expected).max() < 1e-4
     assert np.abs(text_logits(loaded) - expected[0]).max() < 1e-4
+
+
+def test_texts_are_texts_there(small_model: Build, tmp_path: Path) -> None:
+    """With mlx-lm's own loader and generator, of a model with a tokenizer of ours."""
+    from mlx_lm import generate, load
+
+    tokenizer, _ = add_words(train_tokenizer(["red 12", "green 34"], 300), ["\u20ac"])
+    model = small_model(vocab_size=tokenizer.vocab_size, rope_scaling="none")
+    for layer in model.layers:  # or the same word comes again and again
+        layer.ffn.down_proj.weight = 4 * layer.ffn.down_proj.weight
+    model.embed_words.weight, model.head.weight = 30 * model.embed_words.weight, 50 * model.head.weight
+    folder = pw.save_model(model, tokenizer, tmp_path / "ours")
+    convert.main(["--model", str(folder), "--to-mlx-lm", "--out", str(tmp_path / "theirs")])
+    theirs, their_tokenizer = load(str(tmp_path / "theirs"))
+    assert their_tokenizer.encode("red \u20ac7") == [1, *tokenizer.encode("red \u20ac7")]
+    assert their_tokenizer.eos_token_ids == {2}
+    never = mx.zeros(tokenizer.vocab_size).at[mx.array([0, 1, 3, 4, 5])].add(-mx.inf)  # that ours never writes
+    found = generate(
+        theirs, their_tokenizer, "red \u20ac7", max_tokens=12, logits_processors=[lambda _, logits: logits + never]
+    )
+    assert found == pw.generate_text(model, pw.Processor(model.args, tokenizer), ["red \u20ac7"], max_tokens=12)
+    assert len(set(tokenizer.encode(found))) > 3
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
