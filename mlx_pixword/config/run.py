@@ -49,10 +49,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "upw-120m": _PAPER,  # the paper's: images alone
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
     "reader": {  # ours: reads small text and draws nothing; scripts/train_reader.py trains it
-        **SMALL_TEXT, "vocab_size": 340, "image_size": 160, "max_seq_len": 1664, "hidden_size": 160, "num_heads": 5,
-        "num_kv_heads": 5, "num_layers": 4, "intermediate_size": 320, "text_heights": "4-16",
+        **SMALL_TEXT, "fold_factor": 16, "vocab_size": 340, "image_size": 160, "max_seq_len": 1664, "hidden_size": 160,
+        "num_heads": 5, "num_kv_heads": 5, "num_layers": 4, "intermediate_size": 320, "text_heights": "3.5-16",
         "text_kinds": "numbers,prices,dates,times,codes,words,figures,prose", "text_length": 12,
-        "text_curriculum": 120_000, "batch_tokens": 1200, "accumulate": 1, "warmup": 100, "schedule": "wsd",
+        "text_curriculum": 80_000, "batch_tokens": 1200, "accumulate": 1, "warmup": 100, "schedule": "wsd",
         "steps": 400_000, "eval_every": 1000, "eval_documents": 300, "draw_images": 0, "save_every": 2000,
         "save_minutes": 10.0, "keep": 2,
     },
