@@ -33,6 +33,14 @@ def test_every_kernel_is_counted_against_its_floor(capsys, tmp_path):
     assert load.metal_kernel is real and load.build_kernel.cache_info().currsize == 0
 
 
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.trained], ids=lambda kernel: kernel.name)
+def test_what_is_timed_on_a_mac_fits_the_smallest(kernel):
+    """Of 8 GB: scores are what takes room in the reference, twelve numbers each where gradients are taken."""
+    for q, *others in kernel.standard().values():
+        keys = next(k for k in reversed(others) if isinstance(k, mx.array) and k.ndim == 4)
+        assert 12 * 4 * q.size // q.shape[-1] * keys.shape[1] < 2e9
+
+
 def test_folding_moves_the_floor(capsys):
     benchmark.main(["--kernel", "fold_colors", "--emulate"])
     _, result = printed(capsys)

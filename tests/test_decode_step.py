@@ -133,6 +133,7 @@ def test_weights_are_read_once(emulated: Any) -> None:
 def test_widths_that_do_not_fit() -> None:
     assert suits(64, 4, 2, 16, 128) and suits(768, 12, 6, 64, 2304)
     assert not suits(2048, 16, 8, 128, 8192) and not suits(64, 4, 2, 15, 128)
+    assert suits(512, 4, 2, 96, 512) and not suits(512, 4, 2, 98, 512)  # of 128 registers a thread
 
 
 def test_without_metal_the_reference_runs() -> None:

@@ -12,10 +12,11 @@ import mlx.core as mx
 from .dispatch.choose import dispatch
 from .dispatch.kernel import Kernel, bucket, normal, trial_count
 from .dispatch.load import build_kernel
+from .span_build import MOST_REGISTERS
 
 SIMDGROUPS = 8  # of the threadgroup that takes a row
 MOST_FLOATS = 7_000  # of threadgroup memory, for the state and the widest product
-LARGEST_HEAD = 128  # a lane keeps a sum for each of its numbers
+LARGEST_HEAD = MOST_REGISTERS  # a lane keeps a sum for each of its numbers
 
 
 class Shape(NamedTuple):
