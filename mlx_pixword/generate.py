@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .common.cli import notice, parse, run_command
 from .common.errors import PixWordError
-from .common.files import expand
+from .common.files import NO_FILE, expand
 from .common.streams import read_input
 from .inference.draw_files import check, draw_files
 from .inference.image_files import ImageFiles
@@ -66,7 +66,7 @@ def _check(args: GenerateArgs, prompts: Sequence[Sequence[str | Path]]) -> None:
         raise PixWordError("--box is a part of an image; give --image FILE too")
     missing = [path for path in args.image if not Path(path).is_file()]
     if missing and (not args.each or args.out_image is not None):
-        raise PixWordError(f"--image {missing[0]}: no such file")
+        raise PixWordError(f"--image {missing[0]}: {_what_is_wrong(Path(missing[0]))}")
 
 
 def arrange(prompt: str, paths: Sequence[str]) -> list[str | Path]:
@@ -107,8 +107,15 @@ def _named_images(prompt: str, paths: Sequence[str]) -> list[str | Path]:
 def _existing_file(reference: str) -> Path:
     path = expand(Path(reference))
     if not path.is_file():
-        raise PixWordError(f"{reference}: no such file")
+        raise PixWordError(f"{reference}: {_what_is_wrong(path)}")
     return path
+
+
+def _what_is_wrong(path: Path) -> str:
+    """Why a path is no file; what a shell makes of ``<(...)`` is a pipe."""
+    if path.exists():
+        return "a folder" if path.is_dir() else f"{NO_FILE}; save it to one first"
+    return "no such file"
 
 
 def _fill(parts: Sequence["str | Path"], images: ImageFiles, args: GenerateArgs) -> list["Part"]:

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_pixword.common import files
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.random_state import random_state, set_random_state
 from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training import checkpoint as module
@@ -24,7 +25,7 @@ from mlx_pixword.training.checkpoint import (
     save_checkpoint,
 )
 from mlx_pixword.training.optimizer import make_optimizer
-from mlx_pixword.training.state import Progress, random_state, set_random_state
+from mlx_pixword.training.state import Progress
 
 Build = Callable[..., PixWordModel]
 STORED = Path(__file__).parent / "stored" / "checkpoint-1"

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -168,7 +169,10 @@ def test_each_goes_on_past_bad_files_and_says_so(
     model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    images = [pictures[0], str(tmp_path / "bad.png"), str(tmp_path / "absent.png"), *pictures[1:]]
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # who opens it waits for ever
+    bad = [str(tmp_path / f"{name}.png") for name in ("bad", "absent", "folder", "pipe")]
+    images = [pictures[0], *bad, *pictures[1:]]
     with pytest.raises(SystemExit) as stop:
         run_command(
             lambda: generate.main(["--model", str(model_folder), "--each", "--image", *images, "--max-tokens", "3"])
@@ -176,9 +180,21 @@ def test_each_goes_on_past_bad_files_and_says_so(
     captured = capsys.readouterr()
     assert stop.value.code == 1
     assert [line.split("\t")[0] for line in captured.out.splitlines()] == pictures
-    for name in ("bad.png: not an image of a known format", "absent.png: No such file", "2 could not be read"):
+    for name in (
+        *("bad.png: not an image of a known format", "absent.png: No such file", "folder.png: Is a directory"),
+        *("pipe.png: a pipe or a device, and no file", "4 could not be read"),
+    ):
         assert name in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("flags", [["--image", "{}"], ["--prompt", "<|image|>{}<|/image|>"]])
+def test_what_is_no_file_is_not_taken_for_one_that_is_missing(
+    flags: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("pipe", "a pipe or a device, and no file; save it to one first"), ("", "a folder")):
+        assert words in mistake(capsys, generate.main, *(flag.format(tmp_path / name) for flag in flags))
 
 
 def test_what_was_scaled_down_is_said_and_a_part_is_read_at_its_own_size(

@@ -17,6 +17,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.weights import directory as module
+from mlx_pixword.weights.lora import adapter_config, add_adapters, save_adapters
 
 Build = Callable[..., PixWordModel]
 
@@ -42,6 +43,19 @@ def test_what_is_saved_comes_back(small_model: Build, tmp_path: Path, rng: np.ra
     assert not loaded.args.factored_colors
     assert sorted(p.name for p in directory.iterdir()) == ["config.json", "model.safetensors"]
     assert [p.name for p in directory.parent.iterdir()] == ["model"]  # no draft left behind
+
+
+def test_loading_leaves_the_random_state_alone(folder: Path, tmp_path: Path) -> None:
+    """The weights that a model is built with are read over at once."""
+    model, _ = pw.load(folder)
+    config = adapter_config(model, rank=2, scale=4.0, layers=1, image_block=True)
+    save_adapters(add_adapters(model, config), config, tmp_path / "adapters")
+    mx.random.seed(2**63 + 5)
+    expected = mx.random.normal((4,)).tolist()
+    for adapters in (None, tmp_path / "adapters"):
+        mx.random.seed(2**63 + 5)
+        pw.load(folder, adapter_path=adapters)
+        assert mx.random.normal((4,)).tolist() == expected
 
 
 def test_the_tokenizer_comes_back(folder: Path) -> None:

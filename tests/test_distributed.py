@@ -14,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from run_files import FLAGS, train, untimed
+from source_files import png, write
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.training import distributed as module
@@ -164,3 +165,40 @@ def test_ranks_with_other_data_are_refused(tmp_path: Path) -> None:
     command += [*FLAGS, "--out", str(tmp_path / "run"), "--steps", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "1 of 2 ranks have data or a model other than rank 0" in done.stdout + done.stderr
+
+
+# Each rank has a folder of its own, as on machines of their own.
+PLACED = (
+    "import os, sys; from mlx_pixword.pretrain import main; from mlx_pixword.common.cli import run_command\n"
+    "os.chdir(os.environ['MLX_RANK']); run_command(lambda: main(sys.argv[1:]))"
+)
+
+
+def run_placed(folder: Path, *flags: object) -> "subprocess.CompletedProcess[str]":
+    """Run two ranks on the data ``images`` in the folders 0 and 1."""
+    (folder / "program.py").write_text(PLACED)
+    command = [LAUNCH, "-n", "2", "--backend", "ring", "--cwd", str(folder), "--", sys.executable]
+    command += [str(folder / "program.py"), *FLAGS, "--data", "images", "--out", str(folder / "run")]
+    return subprocess.run([*command, *map(str, flags)], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_ranks_go_on_with_data_that_changed_and_only_if_it_changed_for_all(tmp_path: Path) -> None:
+    images = [tmp_path / str(rank) / "images" for rank in (0, 1)]
+    for folder in images:
+        for n in range(20):
+            write(folder / f"{n:02d}.png", png((10 * n, 0, 0)))
+    done = run_placed(tmp_path, "--steps", 2)
+    assert done.returncode == 0, done.stderr
+    for folder in images:
+        write(folder / "new.png")
+        (folder / "07.png").unlink()
+    done = run_placed(tmp_path, "--steps", 3, "--resume")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and "trained 3 steps" in output, output
+    assert output.count("1 file appeared since the run began, not used: new.png") == 1
+    assert output.count("1 file vanished since the run began: 07.png") == 1
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    (images[1] / "03.png").unlink()
+    output = "".join(vars(run_placed(tmp_path, "--steps", 4, "--resume"))[name] for name in ("stdout", "stderr"))
+    assert "1 of 2 ranks have data or a model other than rank 0; give all ranks the same" in output
+    assert "Traceback" not in output and (tmp_path / "run/metrics.jsonl").read_bytes() == before

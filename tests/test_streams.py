@@ -118,7 +118,14 @@ def stdin_of(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["café\n".encode(), b"\xef\xbb\xbf" + "café\n".encode(), "café\n".encode("utf-16"), b"caf\xc3\xa9\r\n"]
+    "content",
+    [
+        "café\n".encode(),
+        b"\xef\xbb\xbf" + "café\n".encode(),
+        "café\n".encode("utf-16"),
+        "café\n".encode("utf-32"),
+        b"caf\xc3\xa9\r\n",
+    ],
 )
 def test_input_in_unicode_is_read(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     stdin_of(monkeypatch, content)
@@ -135,6 +142,9 @@ def test_input_in_another_encoding_is_refused_in_one_line(monkeypatch: pytest.Mo
     monkeypatch.setattr(streams.locale, "getpreferredencoding", lambda _: "utf-8")
     stdin_of(monkeypatch, b"caf\xe9")
     with pytest.raises(PixWordError, match=r"^--prompt -: standard input is not valid UTF-8 at byte 3; convert it"):
+        read_input("--prompt -")
+    stdin_of(monkeypatch, "plain".encode("utf-16-le"))  # without its mark
+    with pytest.raises(PixWordError, match=r"^--prompt -: standard input is not valid UTF-8 at byte 1; convert it"):
         read_input("--prompt -")
 
 

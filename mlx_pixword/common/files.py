@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 from .errors import PixWordError
 
 MAX_CONFIG = 2**20  # bytes of a configuration
+NO_FILE = "a pipe or a device, and no file"
 
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -69,6 +71,19 @@ def free_bytes(path: Path) -> int:
             except OSError:
                 return 0
     return 0
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes; whoever opens a pipe waits until somebody writes to it, so nothing else is opened.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, NO_FILE, str(path))
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

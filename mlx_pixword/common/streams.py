@@ -81,7 +81,7 @@ def abandon(stream: TextIO) -> None:
 
 
 def read_input(what: str) -> str:
-    """All of standard input as text: UTF-8, UTF-16 with its mark, or the terminal's own encoding.
+    """All of standard input as text: UTF-8, UTF-16 or UTF-32 with its mark, or the terminal's own encoding.
 
     Args:
         what: what stands for it on the command line, for messages.
@@ -100,17 +100,21 @@ def read_input(what: str) -> str:
 
 
 def _decoded(content: bytes, what: str) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encodings = ["utf-32"]
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encodings = ["utf-16"]
     else:
         encodings = ["utf-8-sig", locale.getpreferredencoding(False)]
     for encoding in encodings:
         with suppress(UnicodeDecodeError, LookupError):
-            return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+            text = content.decode(encoding)
+            if "\0" not in text:  # UTF-16 without its mark passes for UTF-8
+                return text.replace("\r\n", "\n").replace("\r", "\n")
     try:
         content.decode()
     except UnicodeDecodeError as error:
         place = f" at byte {error.start}"
     else:
-        place = ""
+        place = f" at byte {content.find(0)}" if 0 in content else ""
     raise PixWordError(f"{what}: standard input is not valid UTF-8{place}; convert it, for example with iconv")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..common.errors import BadImage
+from ..common.files import open_regular
 from ..pixels.images import Decoded, decode
 
 REQUEST = struct.Struct("<cIdQ")  # PATH or BYTES, image size, seconds of processor time, bytes that follow
@@ -52,7 +53,7 @@ def wall_limit(seconds: float) -> float:
 def _answer(kind: bytes, payload: bytes, image_size: int) -> Decoded | str:
     try:
         if kind == PATH:
-            with Path(payload.decode("utf-8", "surrogateescape")).open("rb") as file:
+            with open_regular(Path(payload.decode("utf-8", "surrogateescape"))) as file:
                 return decode(file, image_size)
         return decode(BytesIO(payload), image_size)
     except FileNotFoundError:

@@ -167,6 +167,11 @@ class KnownSource:
         """See ``Source.digest``: that of the run."""
         return self._digest
 
+    def missing(self) -> str:
+        """Tells which documents vanished; empty if none did."""
+        vanished = self._places < 0
+        return blake2b(np.packbits(vanished).tobytes(), digest_size=16).hexdigest() if vanished.any() else ""
+
     def _place(self, index: int) -> int:
         place = int(self._places[index])
         if place < 0:

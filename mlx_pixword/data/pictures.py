@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import BadImage
+from ..common.files import open_regular
 from ..pixels.images import Decoded, decode
 from .archives import Archive
 from .names import cache_key
@@ -49,7 +50,7 @@ class ArchivePicture:
 def decode_encoded(content: Path | bytes, image_size: int) -> Decoded:
     """Decode a file, or a file's bytes, in this process; raises ``BadImage``."""
     try:
-        with content.open("rb") if isinstance(content, Path) else BytesIO(content) as file:
+        with open_regular(content) if isinstance(content, Path) else BytesIO(content) as file:
             return decode(file, image_size)
     except FileNotFoundError:
         raise BadImage("file not found") from None

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..common.errors import BadImage, PixWordError
+from ..common.files import open_regular
 from .flat import TURNED, flatten, orientation_of
 from .formats import MAX_PIXELS, is_heif, load, open_image
 from .profiles import to_srgb
@@ -95,7 +96,7 @@ def decode_image(file: BinaryIO, image_size: int) -> np.ndarray:
 def decode_file(path: Path, flag: str, image_size: int, box: Box | None = None) -> Decoded:
     """`decode` on a file that a flag names; raises ``PixWordError`` with the flag and the name."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return decode(file, image_size, box)
     except PixWordError as error:
         raise PixWordError(f"{flag} {path}: {error}") from error

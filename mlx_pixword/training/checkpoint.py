@@ -16,9 +16,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..common import files
 from ..common.cli import notice
 from ..common.errors import PixWordError
+from ..common.random_state import set_random_state
 from ..model.network import PixWordModel
 from ..weights.safetensors import read_safetensors
-from .state import Progress, set_random_state
+from .state import Progress
 
 VERSION = 2
 STATE, MANIFEST, WEIGHTS, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"

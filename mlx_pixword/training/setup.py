@@ -18,11 +18,12 @@ from ..common import files
 from ..common.cli import notice
 from ..common.errors import PixWordError
 from ..common.machine import machine_facts
+from ..common.random_state import set_random_state
 from ..config.run import RunConfig
 from ..config.train import TrainArgs
 from ..data.cache import TokenCache
 from ..data.decoders import Decoders
-from ..data.known import Inventory
+from ..data.known import Inventory, KnownSource
 from ..data.loader import Encoder, Loader
 from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, open_split
 from ..data.skips import SkipLog, left_out
@@ -43,7 +44,7 @@ from .loss_scale import LossScale
 from .optimizer import make_optimizer, zero_output_projections
 from .reporter import keep_metrics
 from .run_folder import LISTING, check_folder, owned, read_listing, write_listing
-from .state import Progress, Run, set_random_state
+from .state import Progress, Run
 from .vocabulary import missing_notes
 
 
@@ -78,7 +79,7 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
         decoders = stack.enter_context(Decoders(config.data.decode_seconds))
         config = _with_steps(config, split, tokenizer, decoders, ranks)
         identity = identity_of(config, split.train, tokenizer, origin)
-        ranks.agree(json.dumps([[s["digest"] for s in identity["data"]], args.to_dict()]).encode(), "data or a model")
+        _agree(identity, split, args, ranks)
         if checkpoint is not None and ranks.first:
             for difference in check_identity(checkpoint.identity, identity, str(checkpoint.path)):
                 notice(f"--resume: {difference}")
@@ -88,6 +89,13 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
                 write_listing(folder, split.inventories())
             _write_machine(folder, checkpoint.progress.step if checkpoint else 0, ranks)
         yield _build(config, identity, split, tokenizer, origin, checkpoint, decoders, ranks)
+
+
+def _agree(identity: dict[str, Any], split: Split, args: ModelArgs, ranks: Ranks) -> None:
+    """Raise `PixWordError` unless all ranks have the same model, data, and documents that are still there of it."""
+    digests = [source["digest"] for source in identity["data"]]
+    vanished = [source.missing() if isinstance(source, KnownSource) else "" for source in split.train]
+    ranks.agree(json.dumps([digests, vanished, args.to_dict()]).encode(), "data or a model")
 
 
 def _with_steps(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
+from ..common.random_state import random_state
 from ..config.run import RunConfig
 from ..data.loader import Loader
 from ..data.skips import SkipLog
@@ -150,13 +150,3 @@ class Stopwatch:
             yield
         finally:
             self.restart(before)
-
-
-def random_state() -> list[int]:
-    """MLX's random state, two words of 32 bits."""
-    return [int(word) for word in mx.random.state[0].tolist()]  # type: ignore[index]
-
-
-def set_random_state(words: list[int]) -> None:
-    """Go on from a state: MLX makes the two words of a seed's upper and lower half."""
-    mx.random.seed((words[0] << 32) | words[1])

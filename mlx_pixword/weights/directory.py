@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 
 from ..common import files
 from ..common.errors import PixWordError
+from ..common.random_state import kept_random_state
 from ..common.settings import named, shown
 from ..common.threads import outlive_this_thread
 from ..inputs.processor import Processor
@@ -44,7 +45,7 @@ def load(
     master: bool = False,
     adapter_path: str | Path | None = None,
 ) -> tuple[PixWordModel, Processor]:
-    """Load a model and its processor.
+    """Load a model and its processor. MLX's global random state stays as it is.
 
     Args:
         path_or_repo: a model directory, or a repository on the hub such as ``owner/name``; by default the reader that
@@ -66,6 +67,19 @@ def load(
     config = _read_config(folder / "config.json") | ({} if dtype is None else {"dtype": dtype})
     args, shards = ModelArgs.from_dict(config), _shards(folder)
     _check_size(args, shards, folder)
+    with kept_random_state():
+        model = _model(config, args, shards, folder, master, adapter_path)
+    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
+    tokenizer = load_tokenizer(words[0]) if words else None
+    if tokenizer is not None and model.origin is not None:
+        tokenizer.vocab_size = max(tokenizer.vocab_size, args.vocab_size)  # its table may have rows for no word
+    return model, Processor(model.args, tokenizer)
+
+
+def _model(
+    config: dict[str, Any], args: ModelArgs, shards: list[Path], folder: Path, master: bool,
+    adapter_path: str | Path | None,
+) -> PixWordModel:  # fmt: skip
     model = PixWordModel(args, _trained_queries(config))
     model.calibration = Calibration.from_config(config)
     model.origin = Origin.from_config(config)
@@ -73,11 +87,7 @@ def load(
     _load_weights(model, shards, folder, config.get(quantized.KEY), master)
     if adapter_path is not None:
         load_adapters(model, adapter_path)
-    words = [folder / name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).exists()]
-    tokenizer = load_tokenizer(words[0]) if words else None
-    if tokenizer is not None and model.origin is not None:
-        tokenizer.vocab_size = max(tokenizer.vocab_size, args.vocab_size)  # its table may have rows for no word
-    return model, Processor(model.args, tokenizer)
+    return model
 
 
 def save_model(
