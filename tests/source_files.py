@@ -2,8 +2,10 @@
 
 import io
 import json
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,11 @@ def open_descriptors():
 
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The first bytes of a PNG of a size, whose pixels are missing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    idat = b"IDAT" + zlib.compress(bytes(100))
+    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, idat))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_files import refusal
+from source_files import png_header
 
 import mlx_pixword as pw
 from mlx_pixword import doctor, evaluate, generate
@@ -138,6 +139,10 @@ def test_marks_that_do_not_match_the_images_are_refused(prompt: str, paths: list
         (["--model", "{tmp}/model", "--image", "{tmp}/no.png"], "no.png: no such file"),
         (["--model", "{tmp}/model", "--image", "{tmp}/broken.png"], "broken.png"),
         (["--model", "{tmp}/model", "--image", "{tmp}/wide.png"], "windows"),
+        (
+            ["--model", "{tmp}/model", "--image", "{tmp}/bomb.png"],
+            "bomb.png: too large, the limit is 89,478,485",
+        ),
         (["--model", "{tmp}/none/such", "--image", "{tmp}/0.png"], "no model at"),
         (["--model", "{tmp}/model", "--image", "{tmp}/0.png", "--temp", "-1"], "--temp"),
         (["--model", "{tmp}/model", "--image", "{tmp}/0.png", "--top-k", "many"], "--top-k"),
@@ -147,6 +152,7 @@ def test_mistakes_in_generate(
     model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture, flags: list[str], words: str
 ) -> None:
     (tmp_path / "broken.png").write_bytes(Path(pictures[1]).read_bytes()[:50])
+    (tmp_path / "bomb.png").write_bytes(png_header(50_000, 50_000))
     Image.new("RGB", (16, 32)).save(tmp_path / "wide.png")
     config = json.loads((model_folder / "config.json").read_text())
     if words == "windows":  # 32 windows of 4x4 pixels do not fit, which config.json already shows

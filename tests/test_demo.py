@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import SMALL
 from PIL import Image
+from source_files import png_header
 
 import mlx_pixword as pw
 from mlx_pixword.apps.address import free_port, is_loopback
@@ -211,7 +212,27 @@ def test_a_port_that_is_taken_is_one_line(folder: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PixWordError, match=f"--port {port} on 127.0.0.1 is taken by another program"):
             free_port("127.0.0.1", port)
+        command = [sys.executable, "-m", "mlx_pixword.demo", "--model", str(folder), "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --port {port} on 127.0.0.1 is taken by another program; choose another\n"
     assert free_port("127.0.0.1", 0) > 0
+
+
+@pytest.mark.parametrize("button", ["look", "read", "surprise"])
+def test_a_picture_over_the_limits_is_a_message(page: Page, tmp_path: Path, button: str) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(50_000, 50_000))
+    with pytest.raises(PixWordError, match=r"bomb\.png: too large, the limit is 89,478,485 pixels; scale it down"):
+        getattr(page, button)(PICTURE, str(tmp_path / "bomb.png"), None, "")
+
+
+def test_heat_maps_and_completions_have_limits(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    given = (PICTURE, str(tmp_path / "a.png"), None, "")
+    with pytest.raises(PixWordError, match="a heat map of 20x20 pixels is over the limit of 200; take a smaller part"):
+        page.surprise(*given)
+    with pytest.raises(PixWordError, match="a completion of 20x20 pixels is over the limit of 200"):
+        list(page.complete(*given, 0.5, 1.0, 0))
 
 
 def test_addresses_of_this_machine() -> None:

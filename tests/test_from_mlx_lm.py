@@ -1,6 +1,7 @@
 """Language models of mlx-lm as the language block: the same logits for every family, training, and the way back."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from importlib import import_module
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mlx_pixword as pw
 from mlx_pixword import convert, finetune, pretrain
-from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.common.cli import run_command
 from mlx_pixword.inputs.new_words import add_words
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.args import ModelArgs
@@ -231,12 +232,21 @@ def test_what_is_taught_stays_a_language_model(tmp_path: Path, rng: np.random.Ge
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scales its RoPE by 'yarn'"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding windows, which cannot be expressed"),
         ({"model_type": "smollm3", "no_rope_layers": [0, 1]}, "at no fixed interval"),
-        ({"num_hidden_layers": None}, "does not describe a language model|must be"),
+        ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer, got None"),
+        ({"model_file": "model.py"}, "wants to run a file of its own, 'model.py'"),
     ],
 )
-def test_models_that_cannot_be_expressed_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_models_that_cannot_be_expressed_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], words: str
+) -> None:
     write("mistral", tmp_path / "model", tokenizer=False)
     path = tmp_path / "model/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(PixWordError, match=words):
-        pretrain.parse_command(["--language-from", str(tmp_path / "model")])
+    (tmp_path / "model/model.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
+    flags = ["--language-from", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: pretrain.main(flags))
+    said = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(said) == 1 and said[0].startswith("error: ")
+    assert str(tmp_path / "model") in said[0] and re.search(words, said[0])
+    assert not (tmp_path / "out").exists() and not (tmp_path / "was run").exists()

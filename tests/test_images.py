@@ -4,13 +4,13 @@ import io
 import struct
 import subprocess
 import sys
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
+from source_files import png_header
 
 from mlx_pixword.common.errors import BadImage, PixWordError
 from mlx_pixword.pixels import formats
@@ -54,13 +54,6 @@ def orientation(value):
     exif = Image.Exif()
     exif[0x0112] = value
     return exif
-
-
-def png_header(width, height):
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    idat = b"IDAT" + zlib.compress(bytes(100))
-    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, idat))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.mark.parametrize("mode, file_format", LOSSLESS)

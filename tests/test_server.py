@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import SMALL
 from PIL import Image
+from source_files import png_header
 
 import mlx_pixword as pw
 from mlx_pixword.apps.chat import cut_at, overlap, parse_request
@@ -180,6 +181,7 @@ def test_many_at_once_are_answered_one_after_the_other(server: ModelServer, pict
 # --- what bad input gets ----------------------------------------------------------------------------------------------
 
 TEXT = [{"role": "user", "content": "red"}]
+BOMB = f"data:image/png;base64,{base64.b64encode(png_header(50_000, 50_000)).decode()}"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +198,7 @@ TEXT = [{"role": "user", "content": "red"}]
         ({"messages": message(image_part("data:image/png;base64,a-b"))}, 400, "is not base64"),
         ({"messages": message(image_part("data:image/png;base64,AAAA"))}, 400, "not an image of a known format"),
         ({"messages": message(*[image_part("data:image/png;base64,AAAA")] * 3)}, 400, "3 images, at most 2"),
+        ({"messages": message("red", image_part(BOMB))}, 400, "messages[0].content[1]: too large, the limit is"),
         ({"messages": TEXT, "model": "other"}, 404, "the model 'other' is not served here"),
         ({"messages": TEXT, "n": 2}, 400, "n must be 1"),
         ({"messages": TEXT, "tools": [{}]}, 400, "tools are not supported"),

@@ -108,6 +108,17 @@ def test_save_pretrained_writes_a_folder_that_loads(small_model: Build, tmp_path
         pw.save_pretrained(model, pw.Processor(model.args), place)
 
 
+def test_an_upload_without_a_token_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with running_hub() as hub:
+        flags = ["--model", str(folder), "--upload-repo", "owner/name", "--data", str(tmp_path / "none.jsonl")]
+        done = run(tmp_path, hub.url, "-m", "mlx_pixword.convert", *flags, token=None)
+        assert hub.asked == [] and hub.repos == {}
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: no token to upload to owner/name: set HF_TOKEN, or log in once with `hf auth login`\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("repo", "words"),
     [

@@ -44,6 +44,7 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
         return {**defaults, **values}
     there = locate_model(values["init"])
     own = asdict(there.args)
+    _check_bits(values["init"], there.is_quantized, values.get("lora", 0))
     for name in sorted(shape - {*_MAY_CHANGE, *(["vocab_size"] if values.get("new_words") else [])}):
         if values[name] != own[name]:
             raise PixWordError(
@@ -82,6 +83,11 @@ def _with_language(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **values}
 
 
+def _check_bits(name: str, is_quantized: bool, rank: int) -> None:
+    if is_quantized and not rank:
+        raise PixWordError(f"{name} is quantised and cannot be trained itself; train adapters on it, --lora 8")
+
+
 def _shape_names() -> set[str]:
     return {f.name for f in fields(ModelArgs)}
 
@@ -114,8 +120,7 @@ def start_from(model: PixWordModel, config: RunConfig, resumed: bool) -> None:
             "--tokenizer FILE"
         )
     how = quantized.quantization_of(loaded)
-    if how is not None and not adapt.lora:
-        raise PixWordError(f"{adapt.init} is quantised and cannot be trained itself; train adapters on it, --lora 8")
+    _check_bits(adapt.init, how is not None, adapt.lora)
     if how is not None:
         quantized.prepare(model, how, weights.keys())
     for name, module in model.named_modules():

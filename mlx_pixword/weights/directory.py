@@ -142,6 +142,7 @@ class Located:
         pixel_queries: query pixels a window that it was trained with.
         words_only: whether it was trained to read alone.
         origin: what it remembers of a language model.
+        is_quantized: whether its projections are kept in few bits.
     """
 
     folder: Path
@@ -149,6 +150,7 @@ class Located:
     pixel_queries: int
     words_only: bool
     origin: Origin | None
+    is_quantized: bool
 
 
 def locate_model(path_or_repo: str | Path, revision: str | None = None) -> Located:
@@ -157,7 +159,8 @@ def locate_model(path_or_repo: str | Path, revision: str | None = None) -> Locat
     _check_kinds(folder)
     config = _read_config(folder / "config.json")
     args, origin = ModelArgs.from_dict(config), Origin.from_config(config)
-    return Located(folder, args, _trained_queries(config), _is_words_only(config), origin)
+    bits = config.get(quantized.KEY) is not None
+    return Located(folder, args, _trained_queries(config), _is_words_only(config), origin, bits)
 
 
 def shipped_reader(revision: str | None = None) -> Path:

@@ -27,6 +27,7 @@ from ..model.origin import Origin
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 OFFSET = len(SPECIAL_WORDS)
 SPECIAL_IDS = {"pad_token_id": PAD, "unk_token_id": UNK, "bos_token_id": BOS, "eos_token_id": EOS}  # later ones win
+SIZES = ("num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 NAMES = {  # theirs, under `model.layers.N.`: ours, under `layers.N.`
     "input_layernorm": "attention_norm",
     "self_attn": "attention",
@@ -57,6 +58,11 @@ def language_shape(folder: Path) -> dict[str, Any]:
     config = _read_config(folder)
     if (family := config.get("model_type")) not in FAMILIES:
         raise PixWordError(f"{folder} is a model of the family {shown(family)}; known are {', '.join(FAMILIES)}")
+    if config.get("model_file") is not None:
+        raise PixWordError(
+            f"{folder} wants to run a file of its own, {shown(config['model_file'])}; only weights, tokenizer and "
+            "configuration are read"
+        )
     try:
         return _shape(config, folder) | {"vocab_size": OFFSET + config["vocab_size"]}
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -110,9 +116,13 @@ def halves_to_pairs(size: int) -> np.ndarray:
 
 
 def _shape(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    heads, size, family = config.get("num_attention_heads"), config.get("hidden_size"), config["model_type"]
-    if type(heads) is not int or type(size) is not int or heads < 1:
-        raise PixWordError(f"{folder}: config.json must hold num_attention_heads and hidden_size")
+    heads, size, family = config.get("num_attention_heads", 0), config.get("hidden_size", 0), config["model_type"]
+    for name in SIZES:
+        if type(value := config.get(name)) is not int or value < 1:
+            raise PixWordError(
+                f"{folder}: config.json does not describe a language model: {name} must be a positive integer, got "
+                f"{shown(value)}"
+            )
     if "sliding_attention" in (config.get("layer_types") or []):
         raise PixWordError(f"{folder} has layers with sliding windows, which cannot be expressed")
     parameters = config.get("rope_parameters") or {}

@@ -52,13 +52,14 @@ def _as_json(contents: bytes) -> bytes:
     from tokenizers import AddedToken, decoders, models, normalizers, processors
     from tokenizers import Tokenizer as Model
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(contents)
+    messages: Any = sentencepiece_model_pb2  # made when it is imported, so that no checker knows what it holds
+    proto = messages.ModelProto.FromString(contents)
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE or proto.normalizer_spec.name != "identity":
         raise PixWordError(
             "tokenizer.model is not of the kind that this library trains (BPE, text as it stands), and cannot be "
             "written for mlx-lm"
         )
-    pieces: Any = proto.pieces
+    pieces = proto.pieces
     normal, defined = pieces[0].NORMAL, pieces[0].USER_DEFINED
     ids = {piece.piece: number for number, piece in enumerate(pieces)}
     scores = {piece.piece: piece.score for piece in pieces if piece.type == normal}
