@@ -14,14 +14,18 @@ part was skipped or failed. This measures MLX's CUDA build, and says nothing of 
 """
 
 import json
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         notice(f"{name}: {parts[name]}")
     settings = {"minutes": args.minutes}
     result = with_machine({"benchmark": "gpu", "gpu": gpu(), "parts": parts, "settings": settings})
+    result["versions"] |= builds()
     result["seconds"] = round(time.perf_counter() - start, 1)
     if args.save:
         keep(result, args.save)
@@ -84,13 +89,33 @@ def run_part(name: str, seconds: float) -> dict[str, Any]:
     if seconds < 10:
         return {"skipped": "no time left"}
     command = [sys.executable, str(Path(__file__).resolve()), "part", name]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=ROOT, check=False)
-    except subprocess.TimeoutExpired:
+    result = in_time(command, seconds, ROOT)
+    if result is None:
         return {"skipped": f"it took more than {seconds:.0f} seconds"}
     if result.returncode:
         return {"failed": (result.stderr.strip().splitlines() or ["no message"])[-1]}
     return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def in_time(command: list[str], seconds: float, folder: Path) -> "subprocess.CompletedProcess[str] | None":
+    """A command's end; None if it took longer, and then its own children are gone too."""
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, start_new_session=True, **streams) as process:
+        try:
+            out, error = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None
+    return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+def builds() -> dict[str, str]:
+    """Versions of PyTorch and of MLX's builds, of those that are installed."""
+    found: dict[str, str] = {}
+    for name in ("torch", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def gpu() -> str:

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# What a Mac makes of the Metal kernels, in one file to paste into an issue: syntax, trials, times, a minute of training.
+# What a Mac makes of the Metal kernels, in one file to paste into an issue: syntax, trials, times, some training.
 # usage: bash scripts/mac_check.sh [FILE]        (default mac-check.txt)
-# PYTHON: the interpreter (python3)    SECONDS_OF_TRAINING: 60    Needs a checkout; xcrun needs Apple's command line tools.
+# PYTHON: the interpreter (the checkout's .venv/bin/python, or else python3)    SECONDS_OF_TRAINING: 60
+# Needs a checkout; xcrun needs Apple's command line tools.
 # The file holds versions, the chip's name and what the kernels did; no names and no paths of this machine.
 set -euo pipefail
-python=${PYTHON:-python3}
-out=${1:-mac-check.txt}
 here=$(cd "$(dirname "$0")/.." && pwd)
+python=python3
+if [ -x "$here/.venv/bin/python" ]; then python=$here/.venv/bin/python; fi
+python=${PYTHON:-$python}
+out=${1:-mac-check.txt}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -24,7 +27,7 @@ syntax() {
     echo "skipped: no xcrun; install Apple's command line tools with: xcode-select --install"
     return 0
   fi
-  "$python" "$here/scripts/dump_kernels.py" --out "$scratch/kernels" >/dev/null
+  "$python" "$here/scripts/dump_kernels.py" --out "$scratch/kernels" >/dev/null || return
   include=$("$python" -c 'import mlx.core, pathlib; print(pathlib.Path(mlx.core.__file__).parent / "include")')
   xcrun metal --version | head -1
   for version in 3.1 3.2 4.0; do
@@ -57,7 +60,8 @@ training() {
   section "machine"
   uname -sm
   if command -v sw_vers >/dev/null 2>&1; then sw_vers; fi
-  "$python" -c 'from importlib.metadata import version; print("mlx", version("mlx"), "mlx-pixword", version("mlx-pixword"))'
+  versions='from importlib.metadata import version as v; print("mlx", v("mlx"), "mlx-pixword", v("mlx-pixword"))'
+  "$python" -c "$versions" 2>&1 || echo "FAILED: install the package first: bash scripts/setup.sh"
   attempt "syntax of the kernels' texts" syntax
   attempt "python -m mlx_pixword.doctor --report" "$python" -m mlx_pixword.doctor --report
   attempt "python benchmarks/kernels.py" "$python" "$here/benchmarks/kernels.py"

@@ -4,9 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import gpu
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -134,3 +137,25 @@ def test_without_a_gpu_the_script_says_what_it_skipped(tmp_path: Path) -> None:
     assert json.loads(kept.read_text()) == report
     assert set(report["parts"]) == {"kernels", "training", "training peer", "training peer compiled", "drawing", "tiny"}
     assert all("no NVIDIA GPU" in part["skipped"] for part in report["parts"].values())
+    assert {"python", "mlx"} <= report["versions"].keys()
+    assert ("torch" in report["versions"]) == (find_spec("torch") is not None)
+
+
+def test_a_part_that_takes_too_long_leaves_no_process(tmp_path: Path) -> None:
+    """Its own children end too: a training that goes on would keep the GPU."""
+    child = "import os, time; open('started', 'w').write(str(os.getpid())); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    began = time.perf_counter()
+    assert gpu.in_time([sys.executable, "-c", parent], 15.0, tmp_path) is None
+    assert time.perf_counter() - began < 50
+    process = Path("/proc") / (tmp_path / "started").read_text()
+    for _ in range(100):
+        if not process.exists() or " Z " in (process / "stat").read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child is still there")
+
+
+def test_a_part_in_time_gives_what_it_printed(tmp_path: Path) -> None:
+    found = gpu.in_time([sys.executable, "-c", "import os; print(os.getcwd())"], 60.0, tmp_path)
+    assert found and (found.returncode, found.stdout) == (0, f"{tmp_path}\n")

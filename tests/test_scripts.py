@@ -322,6 +322,30 @@ def test_mac_check(tmp_path: Path, has_xcrun: bool) -> None:
     assert "decode_step-0.metal, metal 4.0:\nerror: no such attribute" in text
 
 
+def test_mac_check_goes_on_without_texts_and_without_the_package(tmp_path: Path) -> None:
+    """It takes the interpreter of the checkout's environment, and says what is missing instead of ending half-way."""
+    for folder in ("scripts", ".venv/bin", "tools"):
+        (tmp_path / folder).mkdir(parents=True)
+    script = (SCRIPTS / "mac_check.sh").read_text()
+    failing = (
+        '#!/usr/bin/env bash\ncase "$*" in -c*) echo "no package"; exit 1 ;; *dump*) echo "no texts"; exit 3 ;; esac\n'
+    )
+    for name, text in (
+        ("scripts/mac_check.sh", script), ("tools/xcrun", XCRUN_STAND_IN), (".venv/bin/python", failing)
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'tools'}:{os.environ['PATH']}", "SECONDS_OF_TRAINING": "1"}
+    environment.pop("PYTHON", None)
+    command = ["bash", str(tmp_path / "scripts" / "mac_check.sh")]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = (tmp_path / "mac-check.txt").read_text()
+    assert "no package\nFAILED: install the package first: bash scripts/setup.sh\n" in found
+    assert "syntax of the kernels' texts\nFAILED: status 3\n" in found and "texts compile" not in found
+    assert found.count("\n===== ") == 5
+
+
 def test_dumped_kernels_are_the_texts_of_every_source(tmp_path: Path) -> None:
     result = run("dump_kernels.py", "--out", tmp_path / "texts", folder=tmp_path)
     assert result.returncode == 0, result.stderr
