@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -426,3 +426,29 @@ def test_yaml_means_what_its_writer_meant(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("learning_rate: 3e-4\ncompile: on\n")
     config = make_config(read_yaml(tmp_path / "run.yaml"))
     assert (config.train.learning_rate, config.train.compile) == (3e-4, "on")
+
+
+def test_every_path_of_a_written_configuration_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is resumed from any folder; repositories and built-in data have no place."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "owner"):
+        (tmp_path / name).mkdir()
+    parts: dict[str, Any] = {f.name: f for cls in (DataArgs, TrainArgs, AdaptArgs) for f in fields(cls)}
+    paths = {name for name, f in parts.items() if f.metadata["path"] or "Path" in str(f.type)}
+    assert {"data", "out", "cache", "fonts", "init", "language_from", "tokenizer"} <= paths
+    for name in paths:
+        given = ["here"] if get_origin(parts[name].type) is list else "here"
+        flat = make_config({name: given}).with_absolute_paths().to_flat()
+        assert flat[name] in (str(tmp_path / "here"), [str(tmp_path / "here")]), name
+    flat = make_config({"data": ["text", "./text"], "init": "owner/name"}).with_absolute_paths().to_flat()
+    assert (flat["data"], flat["init"]) == (["text", str(tmp_path / "text")], "owner/name")
+
+
+@pytest.mark.parametrize("cls", ALL_SETTINGS)
+def test_the_home_folder_stands_for_a_tilde_in_every_path(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    for f in fields(cls):
+        if set(str(f.metadata["metavar"]).replace(".", "_").split("_")) & {"DIR", "FILE", "PATH", "F", "RUN"}:
+            given = ["~/x"] if get_origin(f.type) is list else "~/x"
+            value = convert(f, given, "here")
+            assert str(value[0] if isinstance(value, list) else value) == "/home/of/mine/x", f.name

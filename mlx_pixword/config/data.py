@@ -48,7 +48,9 @@ class DataArgs:
     text_words: Path | None = setting(
         None, "words of built-in text, one a line (default: some hundred)", metavar="FILE"
     )
-    fonts: list[str] = setting([], "more faces for built-in text, from a folder; may be repeated", metavar="DIR")
+    fonts: list[str] = setting(
+        [], "more faces for built-in text, from a folder; may be repeated", metavar="DIR", path=True
+    )
     caption_first: float = setting(0.0, "fraction of captioned images whose caption comes first, to learn to draw")
     batch_tokens: int = setting(256, "words and windows a micro-batch, padding included")
     pack: bool = setting(True, "put several documents into one row (they never see each other)")

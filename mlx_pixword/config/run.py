@@ -85,23 +85,27 @@ class RunConfig:
 
     def with_absolute_paths(self) -> "RunConfig":
         """The same, to be read from any folder; names of built-in data stay as they are."""
-        init = self.adapt.init
-        adapt = replace(self.adapt, init=str(Path(init).absolute())) if init and Path(init).exists() else self.adapt
-        return replace(self, data=_absolute(self.data), train=_absolute(self.train), adapt=adapt)
+        parts = {name: _absolute(getattr(self, name)) for name in ("data", "train", "adapt")}
+        return replace(self, **parts)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_flat(), sort_keys=False)
 
 
-Part = TypeVar("Part", DataArgs, TrainArgs)
+Part = TypeVar("Part", DataArgs, TrainArgs, AdaptArgs)
 
 
 def _absolute(part: Part) -> Part:
     values: dict[str, Any] = {f.name: getattr(part, f.name) for f in fields(part)}
-    values |= {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
-    if isinstance(part, DataArgs):
-        values["data"] = [path if path in BUILT_IN else str(Path(path).absolute()) for path in part.data]
-        values["fonts"] = [str(Path(path).absolute()) for path in part.fonts]
+    for f in fields(part):
+        value = values[f.name]
+        if isinstance(value, Path):
+            values[f.name] = value.absolute()
+        elif f.metadata["path"] and isinstance(value, list):
+            named = BUILT_IN if f.name == "data" else ()
+            values[f.name] = [path if path in named else str(Path(path).absolute()) for path in value]
+        elif f.metadata["path"] and value and Path(value).exists():  # or it is a repository
+            values[f.name] = str(Path(value).absolute())
     return replace(part, **values)
 
 
