@@ -26,6 +26,7 @@ from mlx_pixword.model.losses import loss_sums
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.training.adapt import start_from
 from mlx_pixword.training.setup import build_model
+from mlx_pixword.weights.directory import save_model
 from mlx_pixword.weights.lora import adapter_config, adapter_weights, add_adapters, fuse, load_adapters, save_adapters
 from mlx_pixword.weights.quantized import quantize_model
 
@@ -395,6 +396,26 @@ def test_adapters_of_another_model_are_one_line_in_every_command(
         said = line(capsys, main, "--model", base, name, adapters, *flags)
         assert said.endswith("; the adapters are of another model"), said
     assert not (tmp_path / "out").exists()
+
+
+def test_adapters_belong_to_weights_not_only_to_a_shape(small_model: Build, tmp_path: Path) -> None:
+    """The same model in few bits or in float16 takes them, and one that was trained otherwise does not."""
+    model, other = small_model(intermediate_size=64), small_model(intermediate_size=64)
+    model.norm.weight = mx.random.uniform(0.5, 2, (32,))
+    weights = list(weights_of(model).items())
+    folder = save_adapters(*adapted(model), tmp_path / "adapters")
+    with pytest.raises(PixWordError, match=r"were trained on weights with the digest '[0-9a-f]{16}', .* another model"):
+        load_adapters(other, folder)
+    for form in ("plain", "few bits", "float16"):
+        same = small_model(intermediate_size=64)
+        same.load_weights(weights)
+        same = quantize_model(same, 4, 32) if form == "few bits" else same
+        place = save_model(same, None, tmp_path / form, half=form == "float16")
+        assert adapter_weights(pw.load(place, adapter_path=folder)[0])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["base_norms"]  # as mlx-lm writes it
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    load_adapters(other, folder)
 
 
 def test_adapters_of_another_width_and_files_that_are_none(small_model: Build, tmp_path: Path) -> None:

@@ -180,8 +180,11 @@ def short_run(folder: Path, rng: np.random.Generator, out: Path) -> list[str]:
             "--log-every", "1", "--eval-every", "8", "--sample-images", "0", "--accumulate", "1"]  # fmt: skip
 
 
-@pytest.mark.parametrize("extra", [[], ["--freeze-language"], ["--lora", "4"]])
-@pytest.mark.parametrize("family", ["qwen2", "smollm3"])
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [*((family, []) for family in FAMILIES),
+     *((family, extra) for family in ("qwen2", "smollm3") for extra in (["--freeze-language"], ["--lora", "4"]))],
+)  # fmt: skip
 def test_pixels_are_taught_to_a_language_model(
     family: str, extra: list[str], tmp_path: Path, rng: np.random.Generator
 ) -> None:

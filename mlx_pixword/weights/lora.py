@@ -6,6 +6,7 @@ mlx-lm's `linear_to_lora_layers` sees the language block, ``model.layers``. Laye
 Source: Hu et al., "LoRA", arXiv 2106.09685.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..common import files
@@ -28,6 +30,7 @@ from .safetensors import read_safetensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 MAX_RANK = 4096
+BASE = "base_norms"  # in the configuration: what tells the model that adapters were trained on
 
 
 def adapter_config(
@@ -46,7 +49,17 @@ def adapter_config(
     keys = inside + sorted(f"image_block.{_bare(name)}" for name in local) + (["head"] if image_block else [])
     parameters = {"rank": rank, "scale": scale, "dropout": dropout, "keys": keys}
     count = min(layers or len(model.layers), len(model.layers))
-    return {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
+    own = {BASE: base_norms(model)}
+    return {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters, **own}
+
+
+def base_norms(model: PixWordModel) -> str:
+    """A digest of the weights of a model's norms, in float16: neither adapters nor few bits change these."""
+    digest = hashlib.sha256()
+    for name, array in sorted(dict(tree_flatten(model.parameters())).items()):
+        if "norm." in name:
+            digest.update(np.array(array.astype(mx.float16)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def add_adapters(model: PixWordModel, config: dict[str, Any]) -> PixWordModel:
@@ -90,6 +103,11 @@ def load_adapters(model: PixWordModel, folder: str | Path) -> PixWordModel:
     if not (folder / WEIGHTS).is_file():
         raise PixWordError(f"{folder} has no {WEIGHTS}; give a folder of adapters")
     weights = read_safetensors(folder / WEIGHTS)
+    if config.get(BASE, own := base_norms(model)) != own:
+        raise PixWordError(
+            f"{folder}: they were trained on weights with the digest {shown(config[BASE])}, and this model's is "
+            f"'{own}'; the adapters are of another model"
+        )
     add_adapters(model, config)
     expected = adapter_weights(model)
     for name in sorted(set(expected) ^ set(weights)):
