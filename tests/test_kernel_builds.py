@@ -214,6 +214,52 @@ def test_equal_classes_launch_equal_texts(kernel: Kernel, rng: np.random.Generat
     assert met > 5
 
 
+def test_equal_classes_have_equal_builds_at_every_head_size(rng: np.random.Generator) -> None:
+    """Of the attention kernels, over sizes at which tracing launches would take minutes."""
+    known: dict[Any, Any] = {}
+    met = 0
+    for number in range(600):
+        kernel, args = (some_windows, some_queries)[number % 2](rng)
+        for some in (args, kernel.example(*args)):
+            key, found = kernel.key(some), builds(kernel, some)
+            met += key in known
+            assert known.setdefault(key, found) == found
+        assert kernel.key(args) == kernel.key(kernel.example(*args))
+    assert met > 600
+
+
+def builds(kernel: Kernel, args: tuple[Any, ...]) -> list[span_build.Build | None]:
+    """Of the forward pass and the gradients of queries and of keys."""
+    own = kernel is CONDITIONAL_ATTENTION
+    q, k = args[0], args[3 if own else 1]
+    return [
+        choose_build(_task(name, q, k, own and name != KEY_GRAD, 0 if own else k.shape[1]))
+        for name in (FORWARD, QUERY_GRAD, KEY_GRAD)
+    ]
+
+
+def some_heads(rng: np.random.Generator) -> tuple[int, int, int, mx.Dtype]:
+    groups, repeat, size = (int(rng.choice(some)) for some in ((1, 2, 6), (1, 2, 4), (8, 16, 64, 96, 128)))
+    return groups * repeat, groups, size, (mx.float32, mx.bfloat16)[int(rng.integers(2))]
+
+
+def some_windows(rng: np.random.Generator) -> tuple[Kernel, tuple[Any, ...]]:
+    heads, groups, size, dtype = some_heads(rng)
+    count, side, reads = (int(rng.choice(some)) for some in ((1, 3, 31, 33, 4000), (1, 4, 5, 16, 20), (0, 1, 3, 17)))
+    k = blank(count, side**2, groups, size, dtype=dtype)
+    chosen = blank(count, reads, dtype=mx.int32) if reads else None
+    return WINDOW_ATTENTION, (blank(count, reads or side**2, heads, size, dtype=dtype), k, k, chosen, 5e5)
+
+
+def some_queries(rng: np.random.Generator) -> tuple[Kernel, tuple[Any, ...]]:
+    heads, groups, size, dtype = some_heads(rng)
+    rows, length = (int(rng.choice(some)) for some in ((1, 3, 40), (1, 9, 33, 199, 500, 513, 4180)))
+    count = int(rng.choice([1, 3, 63, 200, 255, 257, 784, 5000]))
+    q, own = (blank(rows, count, n, size, dtype=dtype) for n in (heads, groups))
+    k = blank(rows, length, groups, size, dtype=dtype)
+    return CONDITIONAL_ATTENTION, (q, own, own, k, k, blank(rows, count, 2, dtype=mx.int32))
+
+
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 

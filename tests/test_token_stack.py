@@ -20,9 +20,10 @@ from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
 from mlx_pixword.inference.token_stack import stacks_run
 from mlx_pixword.model.document import BOS, IMAGE, make_document
 from mlx_pixword.model.network import PixWordModel
+from mlx_pixword.ops import decode_step
 from mlx_pixword.ops.decode_step import DECODE_STEP
 from mlx_pixword.ops.dispatch import choose
-from mlx_pixword.ops.dispatch.choose import Decision
+from mlx_pixword.ops.dispatch.choose import Decision, KernelError
 
 Build = Callable[..., PixWordModel]
 PROMPTS = [[BOS, 7, 9, IMAGE], [BOS, IMAGE]]
@@ -86,6 +87,24 @@ def test_what_was_chosen_is_called_without_another_trial(small_model: Build, mon
     for _ in range(30):
         decoder.put(decoder.same_for_all(1))
     assert len(tried) == 2
+
+
+def test_verify_compares_every_token_step(small_model: Build, metal: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that was chosen and is wrong later on is found, not drawn with."""
+    monkeypatch.setenv("PIXWORD_KERNELS", "verify")
+
+    def wrong_at_the_third_place(x: mx.array, *rest: Any) -> Any:
+        state, *others = DECODE_STEP.reference(x, *rest)
+        return state * (1.1 if rest[-2] == 2 else 1), *others
+
+    monkeypatch.setattr(decode_step, "DECODE_STEP", replace(DECODE_STEP, metal=wrong_at_the_third_place))
+    monkeypatch.setattr("mlx_pixword.ops.window_attention.dispatch", lambda kernel, *args: kernel.reference(*args))
+    model = small_model()
+    decoder = GrowingImages(model, [make_document([PROMPTS[0]])], [4], TokenLayers(model.args))
+    for pixel in range(2):
+        decoder.put(decoder.same_for_all(pixel))
+    with pytest.raises(KernelError, match="decode_step differs"):
+        decoder.put(decoder.same_for_all(2))
 
 
 def test_a_pixel_writes_no_cache(small_model: Build, emulated: Any, metal: None) -> None:
