@@ -23,6 +23,7 @@ from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.weights.from_mlx_lm import language_shape, put_language_model, read_language_model
+from mlx_pixword.weights.quantized import quantize_model
 
 Build = Callable[..., PixWordModel]
 WORDS = ["<s>", "</s>", "<pad>", "red", "green", "blue", *map(chr, range(97, 123)), *"0123456789", " "]
@@ -142,6 +143,19 @@ def test_texts_are_texts_there(small_model: Build, tmp_path: Path) -> None:
     )
     assert found == pw.generate_text(model, pw.Processor(model.args, tokenizer), ["red \u20ac7"], max_tokens=12)
     assert len(set(tokenizer.encode(found))) > 3
+
+
+def test_a_model_in_few_bits_goes_there_as_plain_weights(small_model: Build, tmp_path: Path) -> None:
+    from mlx_lm.utils import load_model
+
+    model = quantize_model(small_model(attention_bias=True, hidden_size=64, intermediate_size=96), 8)
+    folder = pw.save_model(model, None, tmp_path / "small")
+    convert.main(["--model", str(folder), "--to-mlx-lm", "--out", str(tmp_path / "theirs")])
+    theirs, _ = load_model(tmp_path / "theirs")
+    loaded, processor = pw.load(folder)
+    ids = [1, 9, 3, 8, 8]
+    ours = np.array(loaded(processor([ids], special_words=False)))[0, :, :12]
+    assert np.array(theirs(mx.array([ids])))[0] == pytest.approx(ours, abs=1e-4)
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])

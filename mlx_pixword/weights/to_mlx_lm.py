@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from ..common import files
 from ..common.errors import PixWordError
 from ..inputs.tokenizer import Tokenizer
 from ..model.args import ModelArgs
+from ..model.layers import plain_weight
 from ..model.network import PixWordModel
 from ..model.origin import Origin
 from .from_mlx_lm import NAMES, SPECIAL_IDS, halves_to_pairs, reorder
@@ -34,7 +36,7 @@ def save_for_mlx_lm(model: PixWordModel, tokenizer: Tokenizer | None, folder: Pa
         raise PixWordError(f"--out {folder}: exists and is not an empty folder; name a new one")
     a, origin = model.args, model.origin
     first = origin.word_offset if origin else 0
-    plain, _ = model.plain_weights()
+    plain = _plain(model)
     weights = {_their_name(name): array for name, array in plain.items() if name.startswith(("layers.", "norm."))}
     table, head = plain["embed_words.weight"], plain["head.weight"][: a.vocab_size]
     weights["model.embed_tokens.weight"] = _without_special(table, origin)
@@ -57,6 +59,16 @@ def save_for_mlx_lm(model: PixWordModel, tokenizer: Tokenizer | None, folder: Pa
         files.write_file(folder / name, partial(_write, contents))
     files.sync_folder(folder)
     return folder
+
+
+def _plain(model: PixWordModel) -> dict[str, mx.array]:
+    """The model's weights, those in few bits as the numbers that they stand for."""
+    weights, _ = model.plain_weights()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.QuantizedLinear):
+            del weights[f"{name}.scales"], weights[f"{name}.biases"]
+            weights[f"{name}.weight"] = plain_weight(module)
+    return {name: array.astype(mx.float32) for name, array in weights.items()}
 
 
 def _family_of(args: ModelArgs) -> str:
