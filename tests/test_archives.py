@@ -2,6 +2,7 @@
 
 import gc
 import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,6 +101,55 @@ def test_tar_truncated_after_opening(tmp_path):
     write(path, path.read_bytes()[:520])
     with pytest.raises(BadImage, match="truncated"):
         source.parts(0)[0].rgb(8)
+
+
+def unmarked(path):
+    """Take the mark of UTF-8 from all names of a zip, as macOS and the program zip write them."""
+    data = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
+        start = -1
+        while (start := data.find(signature, start + 1)) >= 0:
+            data[start + place] &= ~8
+    return write(path, bytes(data))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_names_of_a_zip_in_utf8_without_its_mark(tmp_path, monkeypatch, keep):
+    monkeypatch.setattr(index, "LEAST", 1 if keep else 100)
+    monkeypatch.setenv(index.FOLDER, str(tmp_path / "index"))
+    members = {"größe.png": png(), "größe.txt": b"large", "日本/1.png": png("blue"), "a.png": png("blue")}
+    path = unmarked(write_zip(tmp_path / "mac.zip", members))
+    write(tmp_path / "l.jsonl", '{"image": "größe.png", "text": "one"}\n{"image": "日本/1.png", "text": "two"}\n')
+    for _ in range(2):  # the second time from the list that was kept
+        source = open_source(path)
+        assert names(source) == [f"{path}:{name}" for name in ("a.png", "größe.png", "日本/1.png")]
+        assert [shown(source.parts(n)) for n in range(3)] == [[BLUE], [RED, "large"], [BLUE]]
+        records = open_source(tmp_path / "l.jsonl", path)
+        assert [shown(records.parts(n)) for n in (0, 1)] == [[RED, "one"], [BLUE, "two"]]
+
+
+def test_names_of_a_zip_in_code_page_437_stay(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("?-one.png", png())
+    path.write_bytes(path.read_bytes().replace(b"?-one.png", b"\x81-one.png"))
+    source = open_source(path)
+    assert names(source) == [f"{path}:ü-one.png"] and shown(source.parts(0)) == [RED]
+
+
+def test_hard_links_of_a_tar_are_the_files_that_were_packed_before(tmp_path):
+    one, two = write(tmp_path / "d/1.png"), tmp_path / "d/2.png"
+    write(tmp_path / "d/1.txt", "caption")
+    two.hardlink_to(one)
+    (tmp_path / "d/2.txt").hardlink_to(tmp_path / "d/1.txt")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "d", arcname="./d")
+        lost = tarfile.TarInfo("d/3.png")
+        lost.type, lost.linkname = tarfile.LNKTYPE, "elsewhere.png"
+        archive.addfile(lost)
+    source = open_source(tmp_path / "a.tar")
+    assert [shown(source.parts(n)) for n in range(len(source))] == [[RED, "caption"]] * 2
+    assert source.unusable == [(f"{tmp_path / 'a.tar'}:d/3.png", "not a regular file")]
 
 
 def test_tar_with_links(tmp_path):

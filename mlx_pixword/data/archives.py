@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,8 @@ FREE_BYTES = 2**24  # unpacked bytes of a member that no ratio is asked of
 
 _SUFFIXES = {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"}
 _HIDDEN = re.compile(r"(^|[/\\])\.(?!\.?[/\\])|^__MACOSX/")
+_UTF8 = 1 << 11  # flag of a zip's member whose name is marked as UTF-8; names of others are code page 437
+_UNMARKED = 1 << 16  # flag of ours, which no file has: the name is UTF-8 without the mark
 _COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
@@ -125,13 +128,14 @@ class ZipArchive(_Listed):
     def _list(self) -> Index:
         with zipfile.ZipFile(self.path) as archive:
             _check_total(self.path, sum(info.file_size for info in archive.infolist()))
-            named = archive.NameToInfo.items()  # the last one of each name; a damaged one may have none
-            files = sorted((name, info) for name, info in named if name and not info.is_dir() and not is_hidden(name))
+            named = map(_named, archive.NameToInfo.values())  # the last one of each name
+            found = {name: (info, flags) for name, flags, info in named}  # a damaged one may have none
+            files = sorted(name for name, (info, _) in found.items() if name and not (info.is_dir() or is_hidden(name)))
             columns = [
-                (i.header_offset, i.compress_size, i.file_size, i.compress_type, i.flag_bits, i.CRC) for _, i in files
+                (i.header_offset, i.compress_size, i.file_size, i.compress_type, flags, i.CRC)
+                for i, flags in map(found.__getitem__, files)
             ]
-            names = [name for name, _ in files]
-        return Index(names, np.array(columns, np.int64).reshape(-1, 6))
+        return Index(files, np.array(columns, np.int64).reshape(-1, 6))
 
     def size(self, member: str) -> int:
         """See ``Archive.size``."""
@@ -143,6 +147,8 @@ class ZipArchive(_Listed):
         (
             info.header_offset, info.compress_size, info.file_size, info.compress_type, info.flag_bits, info.CRC
         ) = self.numbers(member)  # fmt: skip
+        if info.flag_bits & _UNMARKED:
+            info.orig_filename = member.encode().decode("cp437")  # what the member's own header is compared with
         if info.flag_bits & 1:
             raise BadImage("encrypted")
         _check_size(info.file_size)
@@ -153,6 +159,14 @@ class ZipArchive(_Listed):
                 return self._zip.read(info)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
             raise BadImage(f"damaged archive member: {error}") from None
+
+
+def _named(info: zipfile.ZipInfo) -> tuple[str, int, zipfile.ZipInfo]:
+    """A member's name and flags: macOS and the program zip write UTF-8, and often without the mark."""
+    if not info.flag_bits & _UTF8 and not info.filename.isascii():
+        with suppress(UnicodeError):
+            return info.filename.encode("cp437").decode(), info.flag_bits | _UNMARKED, info
+    return info.filename, info.flag_bits, info
 
 
 class _Bare(zipfile.ZipFile):
@@ -186,10 +200,11 @@ class TarArchive(_Listed):
         name = info.name.removeprefix("./")
         if info.isdir() or is_hidden(name):
             return
-        if info.isreg() and not info.issparse():
+        linked = places.get(info.linkname.removeprefix("./")) if info.islnk() else None  # the same file, packed before
+        if linked or (info.isreg() and not info.issparse()):
             if name in places:
                 unusable.append((f"{self.path}:{name}", "replaced by a later member of that name"))
-            places[name] = info.offset_data, info.size
+            places[name] = linked or (info.offset_data, info.size)
         else:
             unusable.append((f"{self.path}:{name}", "not a regular file"))
 

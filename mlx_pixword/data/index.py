@@ -19,7 +19,7 @@ import numpy as np
 
 from .names import cache_key
 
-VERSION = 1  # of the lists' contents; a new number leaves old lists unread
+VERSION = 2  # of the lists' contents; a new number leaves old lists unread
 LEAST = 10_000  # members of an archive that is worth it
 FOLDER = "PIXWORD_INDEX"  # environment variable with another folder; empty for none
 
