@@ -29,7 +29,9 @@ def test_folder_of_images(tmp_path):
     source = open_source(tmp_path)
     assert names(source) == [str(tmp_path / name) for name in ("a.jpg", "b/10.png", "b/2.PNG", "c.webp")]
     assert shown(source.parts(0)) == [RED] and list(source.texts()) == []
-    assert source.unusable == [(str(tmp_path / n), "not an image") for n in ("b/table.csv", "notes.txt")]
+    reasons = dict(source.unusable)
+    assert reasons.pop(str(tmp_path / "b/table.csv")).startswith("no records of images: holds no documents;")
+    assert reasons == {str(tmp_path / "notes.txt"): "not an image"}
     assert (source.endless, source.captioned, source.name) == (False, False, str(tmp_path))
 
 
@@ -266,6 +268,56 @@ def test_metadata_of_hugging_faces_image_folders(tmp_path, place, kind):
     documents = [shown(source.parts(n)) for n in range(len(source))]
     assert documents == [[BLUE, "blue one"], [RED, "red, one"], [RED]]  # one has no caption, and is no less an image
     assert source.unusable == []
+
+
+ZIPPED = {
+    "metadata.jsonl": '{"file_name": "b/c.png", "text": "blue one"}\n{"file_name": "a.png", "text": "red one"}\n',
+    "metadata.csv": "file_name,text\nb\\c.png,blue one\na.png,red one\n",
+    "labels.tsv": "b/c.png\tblue one\na.png\tred one\n",
+    "all.json": '{"images": [{"id": 1, "file_name": "b/c.png"}, {"id": 2, "file_name": "a.png"}], "annotations": '
+    '[{"image_id": 1, "caption": "blue one"}, {"image_id": 2, "caption": "red one"}]}',
+    "list.json": '[{"image": "b/c.png", "text": "blue one"}, {"image": "a.png", "text": "red one"}]',
+}
+
+
+@pytest.mark.parametrize("name", ZIPPED)
+@pytest.mark.parametrize("pack", [write_zip, write_tar])
+@pytest.mark.parametrize("place", ["", "train/"])
+def test_records_inside_an_archive_name_its_images(tmp_path, name, pack, place):
+    if place and name.endswith(".json"):
+        place = ""  # of these only the ones at the top are looked at
+    members = {
+        place + "a.png": png(),
+        place + "b/c.png": png("blue"),
+        place + "z.png": png(),
+        "prices.csv": b"a,b\n1,2\n",
+    }
+    path = pack(tmp_path / f"d.{pack.__name__[-3:]}", {**members, place + name: ZIPPED[name].encode()})
+    source = open_source(path)
+    documents = [shown(source.parts(n)) for n in range(len(source))]
+    assert documents == [[BLUE, "blue one"], [RED, "red one"], [RED]] and source.captioned
+    assert list(source.texts()) == ["blue one", "red one"]
+    ((left, reason),) = source.unusable
+    assert left == f"{path}:prices.csv" and reason.startswith("no records of images: line 2: expected")
+    pack(path, {**members, place + name: ZIPPED[name].encode().replace(b"red", b"blue")})
+    assert open_source(path).digest() != source.digest()
+
+
+def test_records_inside_a_damaged_archive(tmp_path):
+    data = write_zip(tmp_path / "d.zip", {"a.png": png(), "metadata.jsonl": b"x" * 1000}).read_bytes()
+    start = data.index(b"metadata.jsonl") + len("metadata.jsonl")
+    write(tmp_path / "d.zip", data[:start] + b"\xff" + data[start + 1 :])
+    refused(r"d\.zip:metadata\.jsonl: damaged archive member", open_source, tmp_path / "d.zip")
+
+
+@pytest.mark.parametrize("pack", [write_zip, None])
+def test_labels_that_are_malformed_behind_good_ones_are_refused(tmp_path, pack):
+    """They are no table of another kind, and all captions would be missing."""
+    files = {"a.png": png(), "b.png": png(), "labels.csv": b'file_name,text\na.png,one\nb.png,"two\n'}
+    for name, content in files.items():
+        write(tmp_path / "d" / name, content)
+    path = pack(tmp_path / "d.zip", files) if pack else tmp_path / "d"
+    refused("labels.csv, line 3: unexpected end of data; quotes may be missing", open_source, path)
 
 
 def test_metadata_that_is_malformed_is_no_reason_to_go_on_without(tmp_path):

@@ -10,6 +10,7 @@ from ..common.errors import PixWordError
 from ..common.settings import shown
 from ..pixels.formats import is_image_name
 from .base import Picture
+from .member_file import MemberFile
 from .record_parts import place_images
 
 MAX_BYTES = 2**30  # COCO's own files have 30 to 100 MB
@@ -29,7 +30,7 @@ class CaptionObject:
 
     endless, captioned = False, True
 
-    def __init__(self, path: Path, content: bytes, resolve: Callable[[str], Picture]) -> None:
+    def __init__(self, path: Path | MemberFile, content: bytes, resolve: Callable[[str], Picture]) -> None:
         self.name = str(path)
         self.unusable: list[tuple[str, str]] = []
         self._resolve, self._digest = resolve, hashlib.sha256(content).hexdigest()

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..common.errors import PixWordError
 from .base import MAX_TEXT_BYTES, Picture, too_long
+from .member_file import MemberFile
 
 Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
 ToParts = Callable[[dict[str, Any], Callable[[str], Any]], list[Any]]
@@ -22,6 +23,10 @@ _LONGEST = 2**26  # bytes of a record in an array, after which the search for it
 _DECODE = json.JSONDecoder().raw_decode
 _FIRST = re.compile(r"(?:\xef\xbb\xbf)?\s*\[\s*(\])?")
 _NEXT = re.compile(r"\s*(?:,|(\]))\s*")
+
+
+class DamagedRecords(PixWordError):
+    """A malformed record behind some that hold images with their captions: the file is no file of another kind."""
 
 
 class RecordFile:
@@ -42,7 +47,7 @@ class RecordFile:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | MemberFile,
         resolve: Callable[[str], Picture],
         scan: Scan,
         to_parts: ToParts,
@@ -107,6 +112,8 @@ class RecordFile:
             raise PixWordError(f"{self._path} is no JSON array of records: {error}") from None
         except OSError as error:
             raise PixWordError(f"{self._path} cannot be read: {error.strerror or error}") from None
+        except PixWordError as error:
+            raise (DamagedRecords if self.captioned else PixWordError)(str(error)) from None
         if not spans:
             raise PixWordError(f"{self._path} holds no documents; give a file with at least one {self._unit}")
         return np.array(spans, np.int64).reshape(-1, 3)

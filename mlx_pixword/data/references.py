@@ -70,6 +70,17 @@ def image_opener(root: Path, allow_outside: bool) -> Callable[[str], Picture]:
     raise PixWordError(f"images must be a folder, a .zip or a .tar, got {root}; check the path")
 
 
+def member_opener(archive: Archive, folder: str) -> Callable[[str], ArchivePicture]:
+    """What makes pictures of references into an archive, in records that lie in one of its folders."""
+
+    def resolve(reference: str) -> ArchivePicture:
+        below = posixpath.normpath(posixpath.join(folder, checked(reference).replace("\\", "/")))
+        found = archive.find(below)
+        return _resolve_member(reference, archive) if found is None else ArchivePicture(archive, found)
+
+    return resolve
+
+
 def _resolve_member(reference: str, archive: Archive) -> ArchivePicture:
     member, stem = posixpath.normpath(checked(reference)), archive.path.stem
     leaves = member.startswith("/") or member.split("/")[0] == ".."

@@ -8,19 +8,17 @@ from ..common.files import expand
 from ..common.settings import named
 from ..pixels.formats import HEIF_SUFFIXES, holds_heif, is_image_name
 from .archives import is_archive, open_archive
-from .base import MAX_TEXT_BYTES, Source
+from .base import Source
+from .beside import records_of_archive, records_of_folder
 from .captions import NOT_AN_IMAGE, pair, read_caption
 from .chain import Chain
-from .coco import MAX_BYTES, CaptionObject
 from .known import Names
 from .listing import Listing, list_folder
-from .names import find_file, normal
-from .parquet import ParquetFile
+from .names import normal
 from .pictures import ArchivePicture, FilePicture
-from .record_parts import array_parts, caption_parts
-from .records import RecordFile, parse_json, scan_array, scan_lines
+from .record_files import LLAVA_FILE, image_folder, open_records
+from .record_files import SUFFIXES as RECORDS
 from .references import image_opener
-from .tables import Table
 from .text_file import SUFFIX, TextFile
 from .texts import Images, TextFiles, has_marks, text_opener
 
@@ -28,10 +26,6 @@ _USABLE = (
     "a folder of images or of .txt files, an image, .jsonl, .json, .csv, .tsv or .parquet of images with texts, or a "
     ".zip or .tar of images"
 )
-_LLAVA_FILE = "chat.json"
-_RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_METADATA = "metadata"  # Hugging Face's name for records of the images they lie beside
-_MOST_RECORDS = 100  # files that are looked into for captions of a folder's images
 _LOOKED_AT = 1000  # texts that are searched for references
 
 
@@ -58,10 +52,8 @@ def open_source(
         return _open_folder(path, images, allow_outside, names)
     if not path.is_file():
         raise PixWordError(f"no file or folder {path}; give {_USABLE}")
-    if suffix in _RECORDS:
-        return _open_records(path, images, allow_outside)
-    if suffix == ".json":
-        return _open_json(path, images, allow_outside)
+    if suffix in RECORDS or suffix == ".json":
+        return open_records(path, image_opener(images or image_folder(path), allow_outside))
     if suffix == SUFFIX:
         return TextFile(path)
     if is_archive(path):
@@ -73,67 +65,24 @@ def open_source(
     raise PixWordError(f"{path} is of an unknown kind ({suffix or 'no suffix'}); give {_USABLE}")
 
 
-def _open_records(path: Path, images: Path | None, allow_outside: bool) -> RecordFile | ParquetFile:
-    resolve, suffix = image_opener(images or path.parent, allow_outside), path.suffix.lower()
-    if suffix == ".parquet":
-        return ParquetFile(path, resolve)
-    if suffix in (".csv", ".tsv"):
-        table = Table(path)
-        return RecordFile(path, resolve, table.scan, caption_parts, table.parse)
-    return RecordFile(path, resolve, scan_lines, array_parts)
-
-
-def _open_json(path: Path, images: Path | None, allow_outside: bool) -> Source:
-    """An array of records, an object of captions, or lines of records that have this suffix by mistake."""
-    try:
-        with path.open("rb") as file:
-            first = file.readline(MAX_TEXT_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
-            lines = _is_record(first)
-            content = first + file.read(MAX_BYTES) if first.startswith(b"{") and not lines else b""
-    except OSError as error:
-        raise PixWordError(f"{path} cannot be read: {error.strerror or error}") from None
-    resolve = image_opener(images or _image_folder(path), allow_outside)
-    if lines:
-        return RecordFile(path, resolve, scan_lines, array_parts)
-    if not content:
-        to_parts = partial(array_parts, captions=path.name == _LLAVA_FILE)
-        return RecordFile(path, resolve, scan_array, to_parts)
-    if len(content) > MAX_BYTES:
-        raise PixWordError(f"{path} has more than {MAX_BYTES:,} bytes; make it .jsonl, a record a line")
-    return CaptionObject(path, content, resolve)
-
-
-def _is_record(line: bytes) -> bool:
-    """Whether the first line of a file is a whole record, with a key of its own for text or images."""
-    try:
-        return bool({"text", "caption", "conversations", "messages"} & parse_json(line).keys())
-    except PixWordError:
-        return False
-
-
-def _image_folder(path: Path) -> Path:
-    """Where the images of a ``.json`` lie: images.zip, images/, the folder of COCO's split, or beside it."""
-    folder, split = path.parent, path.stem.removeprefix("captions_")
-    places = (folder / "images.zip", folder / "images", *([folder.parent / split] if split != path.stem else []))
-    return next((place for place in places if place.exists()), folder)
-
-
-def _open_archive(path: Path, names: Names) -> Images:
+def _open_archive(path: Path, names: Names) -> Source:
     archive = open_archive(path)
     members, unknown = names.of_run(path, archive.members)
-    samples = pair(members, archive.read, by_key=path.suffix.lower() == ".tar")
-    foreign = [(f"{path}:{name}", reason) for name, reason in samples.unusable]
+    beside = records_of_archive(archive, members)
+    samples = pair(beside.left, archive.read, by_key=path.suffix.lower() == ".tar")
+    foreign = [(f"{path}:{name}", reason) for name, reason in sorted(samples.unusable + beside.unusable)]
     samples.unusable = archive.unusable + foreign + unknown
-    if not samples.images:
+    if not samples.images and not beside.sources:
         raise PixWordError(f"{path} holds no images{_examples(samples.unusable + archive.unreadable)}; give {_USABLE}")
-    return Images(
+    rest = Images(
         str(path), samples, partial(ArchivePicture, archive), archive.read, archive.size, archive.unreadable
     )  # fmt: skip
+    return _with_records(beside.sources, rest)
 
 
 def _open_folder(path: Path, images: Path | None, allow_outside: bool, names: Names) -> Source:
-    if (path / _LLAVA_FILE).is_file():
-        return open_source(path / _LLAVA_FILE, images, allow_outside, names)
+    if (path / LLAVA_FILE).is_file():
+        return open_source(path / LLAVA_FILE, images, allow_outside, names)
     listing = list_folder(path, allow_outside)
     listing.files, unknown = names.of_run(path, listing.files)
     listing.unusable += unknown
@@ -146,9 +95,9 @@ def _open_folder(path: Path, images: Path | None, allow_outside: bool, names: Na
     if texts and _are_documents(path, texts, listing.files, images):
         return _open_texts(path, texts, images, allow_outside, listing)
     pictures = any(map(is_image_name, listing.files))
-    if not pictures and (shards := [f for f in listing.files if is_archive(Path(f)) or f.lower().endswith(_RECORDS)]):
+    if not pictures and (shards := [f for f in listing.files if is_archive(Path(f)) or f.lower().endswith(RECORDS)]):
         return _open_shards(path, shards, images, allow_outside, listing, names)
-    return _open_images(path, allow_outside, listing, names)
+    return _open_images(path, allow_outside, listing)
 
 
 def _are_documents(path: Path, texts: list[str], files: list[str], images: Path | None) -> bool:
@@ -176,25 +125,22 @@ def _open_shards(
     return Chain(str(path), sources, listing.unusable + foreign, listing.unreadable)
 
 
-def _open_images(path: Path, allow_outside: bool, listing: Listing, names: Names) -> Source:
+def _open_images(path: Path, allow_outside: bool, listing: Listing) -> Source:
     """Images, with captions from records that lie in the folder, and beside the images that those do not name."""
     husks = _husks(path, listing.files)
     listing.unusable += [(str(path / name), "not a HEIC image, it describes no picture") for name in sorted(husks)]
     files = [name for name in listing.files if name not in husks] if husks else listing.files
-    records, left = _open_beside(path, files, allow_outside, names)
-    samples = pair(left, lambda name: read_caption(path / name))
-    samples.unusable = listing.unusable + [(str(path / name), reason) for name, reason in samples.unusable]
-    if not samples.images and not records:
+    beside = records_of_folder(path, files, allow_outside)
+    samples = pair(beside.left, lambda name: read_caption(path / name))
+    foreign = sorted(samples.unusable + beside.unusable)
+    samples.unusable = listing.unusable + [(str(path / name), reason) for name, reason in foreign]
+    if not samples.images and not beside.sources:
         raise PixWordError(f"{path} holds no images{_examples(samples.unusable)}; give {_USABLE}")
     rest = Images(
         str(path), samples, lambda file: FilePicture(path / file), lambda name: read_caption(path / name),
         lambda name: (path / name).stat().st_size, listing.unreadable,
     )  # fmt: skip
-    if not records:
-        return rest
-    if not samples.images:
-        return Chain(str(path), records, samples.unusable, listing.unreadable)
-    return Chain(str(path), [*records, rest])
+    return _with_records(beside.sources, rest)
 
 
 def _husks(path: Path, files: list[str]) -> set[str]:
@@ -210,51 +156,13 @@ def _husks(path: Path, files: list[str]) -> set[str]:
     return husks
 
 
-def _open_beside(path: Path, files: list[str], allow_outside: bool, names: Names) -> tuple[list[Source], list[str]]:
-    """Records that name images of the folder, and all files that they leave over."""
-    records = _records_beside(files)
+def _with_records(records: list[Source], rest: Images) -> Source:
+    """Records, and after them the images that they do not name."""
     if not records:
-        return [], files
-    spelled = {normal(file): file for file in files}
-    sources, used = list[Source](), set[str]()
-    for name in records:
-        try:
-            source = open_source(path / name, (path / name).parent, allow_outside, names)
-        except PixWordError:
-            if Path(name).stem.lower() == _METADATA:
-                raise
-            continue  # a table of another kind, which is named with the files that are left out
-        there = _named_images(source, path, Path(name).parent, spelled, allow_outside)
-        if there or (isinstance(source, ParquetFile) and Path(name).stem.lower() == _METADATA):
-            sources.append(source)
-            used |= there | {name}
-    return sources, [file for file in files if file not in used]
-
-
-def _records_beside(files: list[str]) -> list[str]:
-    """Files that may hold captions of images: records anywhere, and at the top ``.json`` that belongs to no image."""
-    names = [file for file in files if file.lower().endswith(_RECORDS)]
-    objects = [file for file in files if file.lower().endswith(".json") and "/" not in file][: _MOST_RECORDS + 1]
-    stems = {file[: file.rfind(".")] for file in files if is_image_name(file)} if objects else set()
-    names += [file for file in objects if file[: file.rfind(".")] not in stems and len(objects) <= _MOST_RECORDS]
-    metadata = [name for name in names if Path(name).stem.lower() == _METADATA]
-    return names if len(names) <= _MOST_RECORDS else metadata  # of more, each would belong to one image
-
-
-def _named_images(source: Source, root: Path, folder: Path, spelled: dict[str, str], allow_outside: bool) -> set[str]:
-    """Files of the folder that records name."""
-    found = set[str]()
-    for reference in source.references() if isinstance(source, RecordFile | ParquetFile | CaptionObject) else ():
-        name = spelled.get(normal((folder / reference).as_posix()))
-        if name is None:
-            try:
-                place = find_file(reference, root / folder, allow_outside)
-            except PixWordError:
-                continue  # it is reported when its turn comes
-            name = spelled.get(normal(place.relative_to(root).as_posix())) if place.is_relative_to(root) else None
-        if name is not None:
-            found.add(name)
-    return found
+        return rest
+    if not len(rest):
+        return Chain(rest.name, records, rest.unusable, rest.unreadable)
+    return Chain(rest.name, [*records, rest])
 
 
 def _examples(unusable: list[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ from ..common.errors import PixWordError
 from ..common.settings import shown
 from ..pixels.formats import is_image_name
 from .base import MAX_TEXT_BYTES, too_long
+from .member_file import MemberFile
 from .record_parts import IMAGE_KEYS, LABEL_KEYS, TEXT_KEYS
 
 _KNOWN = {*IMAGE_KEYS, *TEXT_KEYS, *LABEL_KEYS}
@@ -28,7 +29,7 @@ class Table:
         PixWordError: no line, or no column of images or of text can be told.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | MemberFile) -> None:
         self._path = path
         try:
             with path.open("rb") as file:
@@ -113,7 +114,7 @@ def _delimiter(first: str) -> str:
     return max(_DELIMITERS, key=fits)
 
 
-def _columns(cells: list[str], path: Path) -> tuple[list[str], bool]:
+def _columns(cells: list[str], path: Path | MemberFile) -> tuple[list[str], bool]:
     """A name for each column, and whether they stand in the first line."""
     if not any(cell.strip() for cell in cells):
         raise PixWordError(f"{path} holds no documents; give a file with at least one line")

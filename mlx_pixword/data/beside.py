@@ -1,0 +1,120 @@
+"""Records that lie beside the images that they name: Hugging Face's ``metadata`` files, labels, captions."""
+
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from ..common.errors import PixWordError
+from ..pixels.formats import is_image_name
+from .archives import Archive
+from .base import Source
+from .member_file import MemberFile
+from .names import find_file, normal
+from .parquet import ParquetFile
+from .record_files import SUFFIXES, Records, open_records
+from .records import DamagedRecords
+from .references import image_opener, member_opener
+
+_METADATA = "metadata"  # Hugging Face's name for records of the images they lie beside
+_MOST = 100  # files that are looked into
+
+
+@dataclass
+class Beside:
+    """What was found beside images.
+
+    Attributes:
+        left: the files that are neither records nor named by any.
+        sources: the records.
+        unusable: ``(name, reason)`` of files that are records of another kind, or malformed from their beginning.
+    """
+
+    left: list[str]
+    sources: list[Source] = field(default_factory=list)
+    unusable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def records_of_folder(root: Path, files: list[str], allow_outside: bool) -> Beside:
+    """Records in a folder that name images of it.
+
+    Args:
+        root: the folder.
+        files: what lies in it.
+        allow_outside: lets references leave the folder of their records.
+
+    Raises:
+        PixWordError: malformed records that name images, or a malformed ``metadata`` file.
+    """
+    spelled = dict[str, str]()  # files by their names in one spelling, made when it is first needed
+
+    def open_file(name: str) -> Records:
+        return open_records(root / name, image_opener((root / name).parent, allow_outside))
+
+    def named(name: str, references: Iterable[str]) -> Iterator[str]:
+        folder = Path(name).parent
+        spelled.update(spelled or {normal(file): file for file in files})
+        for reference in references:
+            found = spelled.get(normal((folder / reference).as_posix()))
+            if found is None:
+                try:
+                    place = find_file(reference, root / folder, allow_outside)
+                except PixWordError:
+                    continue  # it is reported when its turn comes
+                found = spelled.get(normal(place.relative_to(root).as_posix())) if place.is_relative_to(root) else None
+            if found is not None:
+                yield found
+
+    return _collect(files, open_file, named)
+
+
+def records_of_archive(archive: Archive, members: list[str]) -> Beside:
+    """The same of an archive."""
+
+    def open_member(name: str) -> Records:
+        return open_records(MemberFile(archive, name), member_opener(archive, posixpath.dirname(name)))
+
+    def named(name: str, references: Iterable[str]) -> Iterator[str]:
+        opener = member_opener(archive, posixpath.dirname(name))
+        for reference in references:
+            try:
+                yield opener(reference).member
+            except PixWordError:
+                continue  # it is reported when its turn comes
+
+    return _collect(members, open_member, named)
+
+
+def _collect(
+    files: list[str], open_file: Callable[[str], Records], named: Callable[[str, Iterable[str]], Iterable[str]]
+) -> Beside:
+    found, used, names = Beside(files), set[str](), _candidates(files)
+    there = set(files if names else ())
+    for name in names:
+        is_metadata = PurePosixPath(name).stem.lower() == _METADATA
+        try:
+            source = open_file(name)
+        except DamagedRecords:
+            raise
+        except PixWordError as error:
+            if is_metadata:
+                raise
+            found.unusable.append((name, f"no records of images: {str(error).rpartition(name)[2].lstrip(', :')}"))
+            continue
+        images = there.intersection(named(name, source.references()))
+        if images or (isinstance(source, ParquetFile) and is_metadata):
+            found.sources.append(source)
+            used |= images | {name}
+    used |= {name for name, _ in found.unusable}
+    found.left = [file for file in files if file not in used] if used else files
+    return found
+
+
+def _candidates(files: Sequence[str]) -> list[str]:
+    """Files that may hold captions of images: records anywhere, and at the top ``.json`` that belongs to no image."""
+    names = [file for file in files if file.lower().endswith(SUFFIXES)]
+    objects = [file for file in files if file.lower().endswith(".json") and "/" not in file][: _MOST + 1]
+    stems = {file[: file.rfind(".")] for file in files if is_image_name(file)} if objects else set()
+    names += [file for file in objects if file[: file.rfind(".")] not in stems and len(objects) <= _MOST]
+    metadata = [name for name in names if PurePosixPath(name).stem.lower() == _METADATA]
+    return names if len(names) <= _MOST else metadata  # of more, each would belong to one image
