@@ -250,6 +250,7 @@ def test_what_is_taught_stays_a_language_model(tmp_path: Path, rng: np.random.Ge
         ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding windows, which cannot be expressed"),
         ({"model_type": "smollm3", "no_rope_layers": [0, 1]}, "at no fixed interval"),
         ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer, got None"),
+        ({}, "has words and no tokenizer.json or tokenizer.model; give the tokenizer it was trained with"),
         ({"model_file": "model.py"}, "wants to run a file of its own, 'model.py'"),
     ],
 )

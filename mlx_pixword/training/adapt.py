@@ -1,7 +1,8 @@
 """Runs that start from a model that is there: its shape and tokenizer, its weights, and adapters on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -54,13 +55,8 @@ def with_init(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     found: dict[str, Any] = {"pixel_queries": there.pixel_queries} | own
     del found["factored_colors"]
     found |= {"boundary_weight": 0.0, "dense_weight": 0.0} if there.words_only else {}
-    words = [there.folder / name for name in ("tokenizer.model", "tokenizer.json") if (there.folder / name).exists()]
-    if not words and values.get("tokenizer") is None and there.args.vocab_size > len(SPECIAL_WORDS):
-        raise PixWordError(
-            f"{values['init']} has {there.args.vocab_size} words and no tokenizer; give the one it was trained with, "
-            "--tokenizer FILE"
-        )
-    found |= {"tokenizer": str(words[0])} if words else {}
+    if there.args.vocab_size > len(SPECIAL_WORDS):
+        found |= _tokenizer_of(values, values["init"], there.folder, ("tokenizer.model", "tokenizer.json"))
     return {"factored_colors": False, **defaults, **found, **values}
 
 
@@ -78,9 +74,20 @@ def _with_language(values: Mapping[str, Any]) -> dict[str, Any]:
         "image_hidden_size": width, "image_num_heads": 4, "image_num_kv_heads": 2, "image_intermediate_size": 2 * width,
         "zero_init": False, "word_weight": 1.0,
     }  # fmt: skip
-    words = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).exists()]
-    found = {**small, **own} | ({"tokenizer": str(words[0])} if words else {})
-    return {**found, **values}
+    words = _tokenizer_of(values, values["language_from"], folder, ("tokenizer.json", "tokenizer.model"))
+    return {**small, **own, **words, **values}
+
+
+def _tokenizer_of(values: Mapping[str, Any], where: str, folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The tokenizer of a model that a run starts from; one trained on the run's text would count words otherwise."""
+    if values.get("tokenizer") is not None:
+        return {}
+    found = [folder / name for name in names if (folder / name).exists()]
+    if not found:
+        raise PixWordError(
+            f"{where} has words and no {' or '.join(names)}; give the tokenizer it was trained with, --tokenizer FILE"
+        )
+    return {"tokenizer": str(found[0])}
 
 
 def _check_bits(name: str, is_quantized: bool, rank: int) -> None:
