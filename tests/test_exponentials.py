@@ -47,18 +47,6 @@ def test_exp_is_within_1e_6_of_float64_everywhere() -> None:
     assert np.abs(y / np.exp(x.astype(np.float64)) - 1).max() < 1e-6
 
 
-@pytest.mark.parametrize("shape", [(3, 7, 11), (231,), (1, 231), (40, 8)])
-def test_pieces_of_many_elements_are_put_together_again(
-    shape: tuple[int, ...], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = mx.array(rng.normal(0, 5, shape).astype(np.float32))
-    whole = np.array(exp(x))
-    monkeypatch.setattr(exponentials, "MANY", 64)
-    turned = x.swapaxes(0, -1)
-    assert (np.array(exp(x)) == whole).all()
-    assert (np.array(exp(turned)) == whole.swapaxes(0, -1)).all()  # not laid out in order
-
-
 def test_exp_at_the_ends() -> None:
     y = np.array(exp(mx.array([0.0, -LIMIT, -1e30, -np.inf, LIMIT, np.nan])))
     assert y[0] == pytest.approx(1, abs=1e-6) and y[1:4].tolist() == [0, 0, 0]

@@ -7,8 +7,6 @@ import mlx.core as mx
 
 from .exponentials import polynomials_pay, softmax
 
-BLOCKS, FEWEST = 4, 32  # of the queries of causal attention: so many blocks, of at least so many queries
-
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
     """Grouped-query attention, ``softmax(scale q k^T) v`` per head.
@@ -24,22 +22,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
     """
     if not polynomials_pay(q.size // q.shape[-1] * k.shape[2]) or q.dtype != mx.float32:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    size = max(FEWEST, -(-q.shape[2] // BLOCKS))
-    if isinstance(mask, str) and size < q.shape[2] == k.shape[2]:
-        return _by_blocks(q, k, v, scale, size)
-    return _whole(q, k, v, scale, mask)
-
-
-def _by_blocks(q: mx.array, k: mx.array, v: mx.array, scale: float, size: int) -> mx.array:
-    """Causal attention, block by block of queries: no scores are computed of the keys behind a block."""
-    ends = [(n, min(n + size, q.shape[2])) for n in range(0, q.shape[2], size)]
-    blocks = [_whole(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale, "causal") for start, end in ends]
-    return mx.concatenate(blocks, axis=2)
-
-
-def _whole(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
-    """All queries with all keys; ``"causal"``: the last query is the last key."""
-    rows, _, queries, size = q.shape  # [B, H, Lq, d]
+    rows, _, queries, size = q.shape
     groups, keys = k.shape[1:3]
     grouped = (q * scale).reshape(rows, groups, -1, size)  # [B, G, H / G Lq, d]
     scores = (grouped @ k.swapaxes(-1, -2)).reshape(rows, groups, -1, queries, keys)

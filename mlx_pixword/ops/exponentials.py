@@ -16,7 +16,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 FEW = 4096  # of fewer elements MLX's one operation is done sooner than twenty
-MANY = 2**16  # elements that the twenty operations take in one go: what they hand on stays in a core's cache
 LIMIT = 88.0  # e^-88 comes out as an exact 0
 ROUND = 1.5 * 2**23 + 127  # adding it rounds to an integer and leaves the exponent bits of 2^k in the lowest byte
 LN2_HIGH, LN2_LOW = 0.693359375, math.log(2) - 0.693359375  # k times the high part is exact
@@ -45,17 +44,7 @@ def polynomials_pay(elements: int) -> bool:
 
 
 def exp(x: mx.array) -> mx.array:
-    """``e^x`` by the polynomial, within 1e-6 of the value, for float32 x of at most 88; exactly 0 below -88.
-
-    It is no function to take a gradient of: it is called by those that have their own.
-    """
-    if x.size <= MANY:
-        return _polynomial(x)
-    pieces = mx.split(x.reshape(-1), range(MANY, x.size, MANY))
-    return mx.concatenate([_polynomial(piece) for piece in pieces]).reshape(x.shape)
-
-
-def _polynomial(x: mx.array) -> mx.array:
+    """``e^x`` by the polynomial, within 1e-6 of the value, for float32 x of at most 88; exactly 0 below -88."""
     x = mx.maximum(x, -LIMIT)
     rounded = x * (1 / math.log(2)) + ROUND
     k = rounded - ROUND
