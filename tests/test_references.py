@@ -1,6 +1,9 @@
 """Pictures and the references that name them: none leaves its folder unasked."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from source_files import RED, png, refused, shown, write, write_zip
@@ -9,6 +12,8 @@ from mlx_pixword.common.errors import BadImage, PixWordError
 from mlx_pixword.data.base import Picture
 from mlx_pixword.data.pictures import FilePicture
 from mlx_pixword.data.references import image_opener, parse_references, resolve_reference
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_file_picture(tmp_path):
@@ -172,3 +177,29 @@ def test_no_spelling_leaves_the_root(tmp_path, monkeypatch, reference):
     else:
         with pytest.raises(BadImage, match="not in the archive"):
             picture.rgb(8)
+
+
+ASCII = """
+import sys
+from pathlib import Path
+from mlx_pixword.data.decoders import Decoders
+from mlx_pixword.data.sources import open_source
+assert sys.getfilesystemencoding() == "ascii"
+with Decoders() as decoders:
+    for place in sys.argv[2:]:
+        source = open_source(Path(sys.argv[1]) / place)
+        for picture, text in map(source.parts, range(len(source))):
+            print(ascii(text), decoders.rgb(picture, 64).shape)
+"""
+
+
+def test_a_locale_that_knows_no_accents(tmp_path):
+    """As in a job that a timer starts: what lists say in UTF-8 is found on the disk."""
+    for place in ("folder", "list"):
+        write(tmp_path / place / "größe.png")
+    write(tmp_path / "folder/metadata.jsonl", '{"file_name": "größe.png", "text": "é"}')
+    write(tmp_path / "list/l.csv", "file_name,text\ngröße.png,é\n")
+    environment = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", ASCII, str(tmp_path), "folder", "list/l.csv"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "'\\xe9' (4, 6, 3)\n" * 2, done.stderr

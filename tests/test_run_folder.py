@@ -46,13 +46,15 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").touch()
     with pytest.raises(PixWordError, match="is a file; choose a folder"):
         check_folder(tmp_path / "file", False)
-    with pytest.raises(PixWordError, match="holds a run already; go on with --resume"):
+    with pytest.raises(PixWordError, match="holds something else already; choose another folder"):
         check_folder(tmp_path, False)
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(PixWordError, match="holds no run; leave --resume out"):
             check_folder(folder, True)
     (tmp_path / "config.yaml").touch()
     check_folder(tmp_path, True)
+    with pytest.raises(PixWordError, match="holds a run already; go on with --resume"):
+        check_folder(tmp_path, False)
 
     def closed(*_: object) -> int:
         raise OSError(30, "Read-only file system")

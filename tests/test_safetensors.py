@@ -1,6 +1,7 @@
 """Safetensors headers: what is true is read, and every kind of lie is one line before a byte is used."""
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def test_true_headers_are_read(tmp_path: Path) -> None:
     mx.save_safetensors(str(path), arrays, {"format": "mlx", "x": "y"})
     assert read_shapes(path) == {name: array.shape for name, array in arrays.items()}
     assert all(np.array_equal(np.array(a), np.array(arrays[n])) for n, a in read_safetensors(path).items())
+
+
+def test_weights_in_a_folder_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    """MLX itself takes no such name."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")) / "a.safetensors"
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        mx.save_safetensors(file, {"a": mx.arange(5)})
+    assert (read_safetensors(path)["a"] + 1).tolist() == [1, 2, 3, 4, 5]
 
 
 def test_a_written_header_is_a_good_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from ..pixels.formats import is_image_name
 from .archives import Archive
 from .base import Source
 from .member_file import MemberFile
-from .names import find_file, normal
+from .names import checked, find_file, normal, on_disk
 from .parquet import ParquetFile
 from .record_files import SUFFIXES, Records, open_records
 from .records import DamagedRecords
@@ -55,13 +55,13 @@ def records_of_folder(root: Path, files: list[str], allow_outside: bool) -> Besi
         folder = Path(name).parent
         spelled.update(spelled or {normal(file): file for file in files})
         for reference in references:
-            found = spelled.get(normal((folder / reference).as_posix()))
-            if found is None:
-                try:
-                    place = find_file(reference, root / folder, allow_outside)
-                except PixWordError:
-                    continue  # it is reported when its turn comes
-                found = spelled.get(normal(place.relative_to(root).as_posix())) if place.is_relative_to(root) else None
+            try:
+                found = spelled.get(normal((folder / on_disk(checked(reference))).as_posix()))
+                place = None if found else find_file(reference, root / folder, allow_outside)
+            except PixWordError:
+                continue  # it is reported when its turn comes
+            if place is not None and place.is_relative_to(root):
+                found = spelled.get(normal(place.relative_to(root).as_posix()))
             if found is not None:
                 yield found
 

@@ -4,6 +4,7 @@ A request is `REQUEST` and a path or a file's bytes; an answer `ANSWER`, a note 
 It dies by a signal if a file takes longer than the limit, whether or not its parent is alive, and ends with its parent.
 """
 
+import os
 import resource
 import signal
 import struct
@@ -53,7 +54,7 @@ def wall_limit(seconds: float) -> float:
 def _answer(kind: bytes, payload: bytes, image_size: int) -> Decoded | str:
     try:
         if kind == PATH:
-            with open_regular(Path(payload.decode("utf-8", "surrogateescape"))) as file:
+            with open_regular(Path(os.fsdecode(payload))) as file:
                 return decode(file, image_size)
         return decode(BytesIO(payload), image_size)
     except FileNotFoundError:

@@ -50,7 +50,8 @@ def find_file(reference: str, root: Path, allow_outside: bool) -> Path:
     Raises:
         PixWordError: the reference leaves the root, or is no path.
     """
-    first = root / expand(Path(checked(reference)))
+    reference = on_disk(checked(reference))
+    first = root / expand(Path(reference))
     if not _exists(first):
         for spelling in spellings(reference, root.name):
             found = _as_stored(root, spelling)
@@ -82,13 +83,18 @@ def checked(reference: str) -> str:
     if len(reference) > MAX_REFERENCE:
         raise PixWordError(f"image reference {shown(reference)} of {len(reference):,} characters is no usable path")
     try:
-        if b"\0" not in os.fsencode(reference):
+        if b"\0" not in reference.encode("utf-8", "surrogateescape"):
             return reference
     except UnicodeEncodeError:  # a lone surrogate
         pass
     raise PixWordError(
         f"image reference {shown(reference)} is no usable path: it holds characters that no name can have"
     )
+
+
+def on_disk(reference: str) -> str:
+    """A reference as names of files are spelled here: on the disk they are UTF-8, whatever the locale says."""
+    return os.fsdecode(reference.encode("utf-8", "surrogateescape"))
 
 
 def _blobs(root: Path) -> Path | None:

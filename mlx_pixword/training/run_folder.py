@@ -24,7 +24,9 @@ def check_folder(folder: Path, resume: bool) -> None:
     if resume and not holds_run(folder):
         raise PixWordError(f"--resume: {folder} holds no run; leave --resume out to start one there")
     if not resume and folder.exists() and any(not _is_litter(path.name) for path in folder.iterdir()):
-        raise PixWordError(f"--out {folder} holds a run already; go on with --resume or choose another folder")
+        if holds_run(folder):
+            raise PixWordError(f"--out {folder} holds a run already; go on with --resume or choose another folder")
+        raise PixWordError(f"--out {folder} holds something else already; choose another folder")
 
 
 def holds_run(folder: Path) -> bool:

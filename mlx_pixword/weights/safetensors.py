@@ -1,6 +1,7 @@
 """Safetensors files, read by their own library before MLX opens them: a header may be cut short, lie, or overlap."""
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from safetensors import SafetensorError, safe_open
@@ -18,9 +19,20 @@ def read_safetensors(path: Path) -> dict[str, mx.array]:
     read_shapes(path)
     hold_descriptors()  # a program that was started without standard input may load a model too
     try:
-        return dict(mx.load(str(path)))  # type: ignore[arg-type]
+        return dict(_load(path))
     except (RuntimeError, ValueError) as error:
         raise PixWordError(f"{path} cannot be loaded: {error}") from error
+
+
+def _load(path: Path) -> Any:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # a name that is no UTF-8, or with another locale; MLX takes none of these
+        with path.open("rb") as file:
+            arrays = mx.load(file, format="safetensors")
+            mx.eval(arrays)
+            return arrays
+    return mx.load(str(path))
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
