@@ -47,7 +47,7 @@ LICENCES = {  # of faces, by the beginning of their family's name
     "lato": "OFL 1.1", "liberation": "OFL 1.1", "open sans": "Apache 2.0", "fira": "OFL 1.1", "inconsolata": "OFL 1.1",
     "free": "GPL 3 with font exception", "hack": "MIT",
 }  # fmt: skip
-BANDS = (4, 5, 6, 8, 12, 32)  # ink heights between which exact match is reported
+BANDS = (3, 4, 5, 6, 8, 12, 32)  # ink heights between which exact match is reported
 FIT_SEED, SCORE_SEED = 101, 102  # of held-out crops, neither of them training's
 ELEMENTS = 4096  # of a batch that is read
 COOLED = "cooldown"
@@ -285,7 +285,8 @@ def describe(
     step, group = (found.progress.step, found.progress.group) if found else (0, 0)
     faces = {face.family for face in source.faces if not face.held_out}
     return {
-        "benchmark": "reader", "parameters": num_parameters(model), "steps": step, "minutes": round(seconds / 60, 2),
+        "benchmark": "reader", "started_from_weights": config.adapt.init is not None,
+        "parameters": num_parameters(model), "steps": step, "minutes": round(seconds / 60, 2),
         "crops": group * config.data.group_size, "scores": scores, "calibration": model.calibration.to_dict(),
         "families": {family: _licence(family) for family in sorted(faces)},
         "words": len(read_words(config.data.text_words)[0] if config.data.text_words else built_in_words()),
@@ -305,6 +306,7 @@ def _licence(family: str) -> str:
 def card(record: dict[str, Any]) -> str:
     """The model card."""
     scores, settings = record["scores"], record["settings"]
+    earlier = "\nIt started from the weights of earlier runs." if record["started_from_weights"] else ""
     figures = "\n".join(f"| {name} | {_shown(value)} |" for name, value in scores.items())
     faces = "\n".join(f"| {family} | {licence} |" for family, licence in record["families"].items())
     return f"""---
@@ -355,7 +357,7 @@ too, with a low confidence: use `--min-confidence`.
 ## Training
 
 `python scripts/train_reader.py`: {record["steps"]:,} steps in {record["minutes"] / 60:.1f} hours
-({record["machine"]["device"]}).
+({record["machine"]["device"]}).{earlier}
 The record, with the curve and all settings, is `benchmarks/results/reader.json` in the repository.
 """
 

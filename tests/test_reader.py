@@ -85,6 +85,28 @@ def test_without_it_one_line_says_what_to_do(
     assert "comes without its reader" in line and "--model DIR_OR_REPO" in line
 
 
+RECEIPT = Path(__file__).parents[1] / "docs/images/receipt.png"
+
+
+@pytest.mark.parametrize(("top", "price"), [(20, "2.40"), (38, "5.80"), (56, "1.15"), (74, "9.35")])
+def test_the_model_that_comes_with_the_library_reads_the_receipt(top: int, price: str, capsys: Capture) -> None:
+    generate.main(["--image", str(RECEIPT), "--box", f"99,{top},30,13", "--jsonl"])
+    line = json.loads(capsys.readouterr().out)
+    assert line["text"] == price and line["confidence"] > 0.5
+
+
+def test_its_folder_is_small_whole_and_described() -> None:
+    files = {path.name: path.stat().st_size for path in directory.SHIPPED.iterdir()}
+    assert set(files) == {"config.json", "model.safetensors", "tokenizer.model", "README.md"}
+    assert sum(files.values()) < 8e6
+    card = (directory.SHIPPED / "README.md").read_text(encoding="utf-8")
+    record = json.loads((RECEIPT.parents[2] / "benchmarks/results/reader.json").read_text())
+    assert f"{record['scores']['exact_match']:.4f}" in card and "library_name: mlx-pixword" in card
+    model, processor = pw.load()
+    assert model.words_only and processor.tokenizer is not None
+    assert model.calibration.to_dict() == pytest.approx(record["calibration"])
+
+
 # --- what it cannot serve ---------------------------------------------------------------------------------------------
 
 
