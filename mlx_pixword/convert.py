@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .common.cli import parse, run_command
 from .common.errors import PixWordError
+from .common.files import check_writable
 from .common.settings import setting
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def convert(settings: ConvertSettings) -> list[str]:
         raise PixWordError("give --out DIR, the model directory to make, or --upload-repo OWNER/NAME")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PixWordError(f"--out {out}: exists and is not an empty folder; name a new one")
+    if out is not None:
+        check_writable(out.absolute().parent, f"--out {out}")
     from .weights.directory import save_model  # --help answers at once
     from .weights.quantized import quantize_model
 

@@ -1,5 +1,7 @@
 """`generate --out-image`: files, completed images, GIFs, and one line for every mistake."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from PIL import Image
 
 import mlx_pixword as pw
 from mlx_pixword import generate
+from mlx_pixword.common import files
 from mlx_pixword.common.cli import run_command
 from mlx_pixword.inputs.tokenizer import train_tokenizer
 from mlx_pixword.model.network import PixWordModel
@@ -128,6 +131,28 @@ def mistake(capsys: Capture, *flags: object) -> str:
     assert captured.out == ""
     (line,) = captured.err.strip().splitlines()
     return line
+
+
+def test_a_closed_folder_is_noticed_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    flags = ["--model", tmp_path / "none", "--out-image", tmp_path / "a.png"]
+    assert f"--out-image {tmp_path / 'a.png'}: {tmp_path} cannot be written to" in mistake(capsys, *flags)
+
+
+def test_a_disk_that_is_full_or_closed_in_the_end_is_one_line(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def closed(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", closed)
+    monkeypatch.setattr(Path, "unlink", closed)
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: run(model_folder, "--out-image", tmp_path / "a.png", "--size", "4x4"))
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and f"error: cannot write {tmp_path / 'a.png'}: Read-only file system; make it" in line
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_pixword.common.files import DiskTrouble, replace_file, sync_file
+from mlx_pixword.common import files
+from mlx_pixword.common.files import DiskTrouble, check_writable, replace_file, sync_file
 
 FULL = 51  # F_FULLFSYNC on macOS; Linux's fcntl has no such name
 
@@ -67,3 +68,25 @@ def test_a_broken_disk_is_no_volume_that_refuses(tmp_path: Path, monkeypatch: py
     with pytest.raises(DiskTrouble, match=r"cannot write .*a\.draft: Input/output error"):
         replace_file(tmp_path / "a", b"bytes")
     assert disk.asked == ["full", "plain"] and not (tmp_path / "a").exists()
+
+
+def test_a_file_that_could_not_be_written_leaves_no_part_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a").write_bytes(b"before")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(DiskTrouble, match="No space left on device"):
+        replace_file(tmp_path / "a", b"x" * 1000)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"before"}
+
+
+def test_a_folder_is_tried_before_anything_long_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new" / "deep", "--out x")
+    asked: list[Path] = []
+    monkeypatch.setattr(files.os, "access", lambda path, _: asked.append(path))
+    with pytest.raises(DiskTrouble, match=f"^--out x: {tmp_path} cannot be written to; choose another folder$"):
+        check_writable(tmp_path / "new" / "deep", "--out x")
+    assert asked == [tmp_path]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import PixWordError
-from ..common.files import replace_file
+from ..common.files import check_writable, replace_file
 from .run_files import RunFiles, read_run
 
 MARK = "<!-- mlx-pixword report -->"  # the first bytes of a report, which a newer one may replace
@@ -89,6 +89,7 @@ def order_readings(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _check(path: Path, force: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise PixWordError(f"--out {path}: there is no folder {path.parent}")
+    check_writable(path.absolute().parent, f"--out {path}")
     if path.is_dir():
         raise PixWordError(f"--out {path} is a folder; choose a name for the file")
     if path.exists() and not force:

@@ -62,6 +62,13 @@ def expand(path: Path) -> Path:
         return path
 
 
+def check_writable(folder: Path, what: str) -> None:
+    """Raise `DiskTrouble` before anything long begins, if no file can be made in a folder, or in the one above it."""
+    place = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
+    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+        raise DiskTrouble(f"{what}: {place} cannot be written to; choose another folder")
+
+
 def free_bytes(path: Path) -> int:
     """Free bytes of the disk that holds a path, or would; 0 if that cannot be found out."""
     for place in (path, *path.parents):
@@ -102,7 +109,12 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a small file that is there as a whole or as it was before."""
     draft = path.with_name(f".{path.name}.draft")
-    write_file(draft, lambda file: file.write(content))
+    try:
+        write_file(draft, lambda file: file.write(content))
+    except DiskTrouble:
+        with suppress(OSError):  # it would keep the disk full
+            draft.unlink(missing_ok=True)
+        raise
     move(draft, path)
 
 

@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.cli import notice
 from ..common.errors import PixWordError
+from ..common.files import trouble
 from .settings import DrawArgs, SampleArgs
 
 if TYPE_CHECKING:
@@ -101,5 +103,6 @@ def _write(path: Path, contents: bytes) -> None:
         draft.write_bytes(contents)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise PixWordError(f"{path}: {error.strerror}") from error
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise trouble("write", path, error) from error

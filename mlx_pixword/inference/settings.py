@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import PixWordError
+from ..common.files import check_writable
 from ..common.settings import setting
 
 
@@ -95,6 +96,7 @@ class DrawArgs(SampleArgs):
                 raise PixWordError(f"{path} exists; choose another name or give --force")
         if not out.absolute().parent.is_dir():
             raise PixWordError(f"--out-image {out}: there is no folder {out.parent}")
+        check_writable(out.parent, f"--out-image {out}")
         return paths
 
 
