@@ -8,6 +8,7 @@ from pathlib import Path
 from .common.cli import notice, parse, run_command
 from .common.errors import PixWordError
 from .common.settings import setting
+from .config.data import BUILT_IN
 from .evaluation.scores import Scores
 
 
@@ -68,6 +69,11 @@ def evaluate(args: EvaluateArgs) -> Scores:
     from .evaluation.measure import measure
     from .weights.directory import load
 
+    if built_in := [name for name in args.data if name in BUILT_IN and not Path(name).exists()]:
+        raise PixWordError(
+            f"--data {built_in[0]} is built in and endless; write some of it to a folder first "
+            f"(scripts/make_{built_in[0]}.py)"
+        )
     sources = [open_source(Path(path), args.images, args.allow_outside) for path in args.data]
     model, processor = load(
         args.model or None, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path

@@ -125,6 +125,18 @@ def test_texts_with_references_are_documents_and_no_captions(tmp_path):
     assert shown(source.parts(0)) == ["see ", RED] and len(source) == 1
 
 
+@pytest.mark.parametrize("document", ["b.txt", "notes/c.txt"])
+def test_captions_and_texts_with_references_in_one_folder_are_refused(tmp_path, document):
+    """As texts the captions would lose their images, as captions the texts would lose theirs, both in silence."""
+    for name in ("a.png", "b.png"):
+        write(tmp_path / name)
+    write(tmp_path / "a.txt", "a caption")
+    write(tmp_path / document, "see <|image|>b.png<|/image|>")
+    refused(f"both captions beside images, such as a.txt, and texts .* such as {document}; give", open_source, tmp_path)
+    (tmp_path / "a.txt").rename(tmp_path / "other.txt")  # the name of no image
+    assert len(open_source(tmp_path)) == 2
+
+
 def test_only_looked_for_beside_images():
     read = dict.fromkeys(["a.txt", "b/a.txt"], b"x")
     samples = pair(["a.txt", "b/a.png", "b/a.txt"], read.__getitem__)

@@ -21,7 +21,7 @@ import mlx_pixword as pw
 from mlx_pixword import doctor, evaluate, generate
 from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.evaluation import readings
+from mlx_pixword.evaluation import measure, readings
 from mlx_pixword.evaluation.scores import reading_scores, wilson
 from mlx_pixword.generate import arrange
 from mlx_pixword.inference.read import Reading
@@ -339,6 +339,21 @@ def test_limit_and_bad_images_in_evaluate(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["documents"] == 2
     Path(pictures[1]).write_bytes(b"nothing")
     assert "1 of 3 images are bad" in mistake(capsys, evaluate.main, "--model", model_folder, "--data", data)
+
+
+def test_bad_images_in_evaluate_are_judged_early(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(measure, "ENOUGH", 20)
+    monkeypatch.setattr(measure, "JUDGED", 10)
+    for n in range(200):
+        (tmp_path / f"{n:03}.png").write_bytes(b"nothing")
+    assert "21 of 21 images are bad" in mistake(capsys, evaluate.main, "--model", model_folder, "--data", tmp_path)
+
+
+def test_built_in_data_is_no_file(model_folder: Path, capsys: Capture) -> None:
+    line = mistake(capsys, evaluate.main, "--model", model_folder, "--data", "plates")
+    assert "plates is built in" in line and "scripts/make_plates.py" in line
 
 
 def test_scores_of_readings() -> None:

@@ -15,6 +15,7 @@ from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER
 from .parquet_columns import NOT_READ
 from .tar_scan import JOINED
 
+ENOUGH = 1000  # images to judge the bad ones among them by
 MOST_KINDS = 8  # of files that are left out, in a message
 
 

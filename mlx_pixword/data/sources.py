@@ -105,9 +105,16 @@ def _are_documents(path: Path, texts: list[str], files: list[str], images: Path 
     stems = {normal(file[: file.rfind(".")]) for file in files if is_image_name(file)}
     if images or not stems:
         return True
-    alone = [text for text in texts if normal(text[: text.rfind(".")]) not in stems]
-    beside = [text for text in texts if normal(text[: text.rfind(".")]) in stems]
-    return any(has_marks(path / text) for text in (*alone[:_LOOKED_AT], *beside[:_LOOKED_AT]))
+    beside = [text for text in texts if normal(text[: text.rfind(".")]) in stems][:_LOOKED_AT]
+    alone = [text for text in texts if normal(text[: text.rfind(".")]) not in stems][:_LOOKED_AT]
+    caption = next((text for text in beside if not has_marks(path / text)), None)
+    document = next((text for text in (*beside, *alone) if has_marks(path / text)), None)
+    if caption and document:
+        raise PixWordError(
+            f"{path} holds both captions beside images, such as {named(caption)}, and texts that refer to images, such "
+            f"as {named(document)}; give each a folder of its own"
+        )
+    return document is not None
 
 
 def _open_texts(path: Path, texts: list[str], images: Path | None, allow_outside: bool, listing: Listing) -> TextFiles:

@@ -7,7 +7,7 @@ from ..common.errors import PixWordError
 from ..data.base import Source
 from ..data.decoders import Decoders
 from ..data.loader import Encoder, Loader
-from ..data.skips import SkipLog
+from ..data.skips import ENOUGH, SkipLog
 from ..inference.likelihood import score_document
 from ..inference.read import Reading
 from ..inputs.processor import Processor
@@ -18,6 +18,7 @@ from .readings import rate_documents, readable
 from .scores import Scores, calibration_error, reading_scores
 
 GROUP = 256  # documents in memory at a time
+JUDGED = 50  # documents between two looks at the share of bad images
 
 
 def measure(
@@ -45,7 +46,7 @@ def measure(
         skips.unreadable(source)
     with Decoders() as decoders:  # no file can end or stall what is done with the others
         encoder = Encoder(processor.args, processor.tokenizer, skips, decoders=decoders)
-        for documents in groups(sources, encoder, limit):
+        for documents in groups(sources, encoder, limit, max_bad):
             count += len(documents)
             meter.add(documents)
             if model.pixel_queries:
@@ -75,11 +76,19 @@ def measure(
     return result
 
 
-def groups(sources: Sequence[Source], encoder: Encoder, limit: int) -> Iterator[list[Document]]:
-    """Encoded documents, a few at a time, so that memory does not grow with the data."""
+def groups(
+    sources: Sequence[Source], encoder: Encoder, limit: int, max_bad: float = 1.0
+) -> Iterator[list[Document]]:  # fmt: skip
+    """Encoded documents, a few at a time, so that memory does not grow with the data.
+
+    Raises:
+        PixWordError: more than ``max_bad`` of the images are bad, as soon as there are enough to judge by.
+    """
     loader, group = Loader(sources, encoder), list[Document]()
     for index in range(min(len(loader), limit or len(loader))):
         group += loader.read(index)  # a malformed document costs itself, as in training
+        if encoder.skips.tries >= ENOUGH and index % JUDGED == 0:
+            encoder.skips.check(max_bad)
         if len(group) >= GROUP:
             yield group
             group = []

@@ -16,6 +16,7 @@ from ..common.errors import PixWordError
 from ..config.run import RunConfig
 from ..data.loader import DataLost
 from ..data.pack import Row
+from ..data.skips import ENOUGH
 from ..evaluation.meter import mean_losses
 from ..model.batch import Batch, collate
 from ..model.document import mask_prompt
@@ -31,7 +32,6 @@ from .signals import Stopper
 from .state import Run, Stopwatch
 from .step import is_finite, make_step
 
-ENOUGH = 1000  # images to judge the bad ones among them by
 FAILING = 10  # documents in a row that cannot be read: it is waited whether they end or the data is lost
 
 
