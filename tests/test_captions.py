@@ -137,6 +137,17 @@ def test_captions_and_texts_with_references_in_one_folder_are_refused(tmp_path, 
     assert len(open_source(tmp_path)) == 2
 
 
+def test_the_only_text_of_a_key_is_its_caption_in_webdatasets(tmp_path):
+    members = {
+        "1.image.png": png(), "1.caption.txt": b"one", "2.png": png("blue"), "2.text.txt": b"two",
+        "3.png": png(), "3.good.txt": b"yes", "3.bad.txt": b"no", "4.png": png(), "4.txt": b"four", "4.note.txt": b"-",
+    }  # fmt: skip
+    source = open_source(write_tar(tmp_path / "w.tar", members))
+    assert [shown(source.parts(n)) for n in range(4)] == [[RED, "one"], [BLUE, "two"], [RED], [RED, "four"]]
+    left = [name.rpartition(":")[2] for name, _ in source.unusable]
+    assert left == ["3.bad.txt", "3.good.txt", "4.note.txt"]
+
+
 def test_only_looked_for_beside_images():
     read = dict.fromkeys(["a.txt", "b/a.txt"], b"x")
     samples = pair(["a.txt", "b/a.png", "b/a.txt"], read.__getitem__)

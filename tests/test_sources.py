@@ -399,3 +399,11 @@ def test_husks_of_heic_files_are_left_out_and_said(tmp_path):
     source = open_source(tmp_path)
     assert len(source) == 2 and left_out([source]) == "; left out: 3 .heic"
     assert np.abs(np.subtract(shown(source.parts(1))[0], BLUE)).max() < 8
+
+
+@pytest.mark.parametrize("line", ["a.png\tred", '"a.png", "red"', "\ufeffa.png;red", "b/a.jpg,red, and more"])
+def test_a_table_that_is_named_as_a_text_is_refused(tmp_path, line):
+    """It would be one document of words, without any image."""
+    refused("gt.txt is a table of images and texts; name it .csv", open_source, write(tmp_path / "gt.txt", f"{line}\n"))
+    for text in ("a.png is a picture", "Look, a.png", REFERENCE.format("a.png") + ", red"):
+        assert len(open_source(write(tmp_path / "text.txt", text))) == 1

@@ -51,7 +51,7 @@ def pair(names: Sequence[str], read: Callable[[str], bytes], by_key: bool = Fals
     """
     images = [name for name in names if is_image_name(name)]
     others = [name for name in names if not is_image_name(name)]
-    captions = _captions(others, images, read)
+    captions = _captions(others, images, read, by_key)
     if not captions and not by_key:
         return Samples(images, unusable=[(name, NOT_AN_IMAGE) for name in others])
     samples = _pair(images, captions)
@@ -96,24 +96,32 @@ def caption_of(record: Any) -> str | None:
     return next((record[key] for key in TEXT_KEYS if isinstance(record.get(key), str)), None)
 
 
-def _captions(others: Sequence[str], images: Sequence[str], read: Callable[[str], bytes]) -> dict[str, str]:
-    """Files of captions by the name that an image must have, without its suffix; the best suffix of each."""
+def _captions(
+    others: Sequence[str], images: Sequence[str], read: Callable[[str], bytes], by_key: bool
+) -> dict[str, str]:  # fmt: skip
+    """Files of captions by the name that an image must have, without its suffix; the best suffix of each.
+
+    With ``by_key`` the only text of a key is its caption, whatever stands between: ``000.caption.txt``.
+    """
     if not any(_suffix(name) in SUFFIXES for name in others):
         return {}
     keys = {_stem(image) for image in images} | {_key(image) for image in images}
-    found: dict[str, str] = {}
+    found, further = dict[str, str](), dict[str, list[str]]()
     json_holds_text: bool | None = None
     for name in others:
         suffix, stem = _suffix(name), _stem(name)
-        if suffix not in SUFFIXES or (stem not in keys and not is_image_name(stem)):
+        is_further = by_key and stem not in keys and _key(name) in keys
+        if suffix not in SUFFIXES or not (stem in keys or is_image_name(stem) or is_further):
             continue
         if suffix == ".json":
             json_holds_text = _holds_text(name, read) if json_holds_text is None else json_holds_text
             if not json_holds_text:
                 continue
-        if stem not in found or SUFFIXES.index(suffix) < SUFFIXES.index(_suffix(found[stem])):
+        if is_further:
+            further.setdefault(_key(name), []).append(name)
+        elif stem not in found or SUFFIXES.index(suffix) < SUFFIXES.index(_suffix(found[stem])):
             found[stem] = name
-    return found
+    return {key: names[0] for key, names in further.items() if len(names) == 1} | found
 
 
 def _holds_text(name: str, read: Callable[[str], bytes]) -> bool:

@@ -1,5 +1,6 @@
 """Sources of documents on disk: what lies at a path is recognised by its name or content, and opened."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .captions import NOT_AN_IMAGE, pair, read_caption
 from .chain import Chain
 from .known import Names
 from .listing import Listing, list_folder
-from .names import normal
+from .names import MAX_REFERENCE, normal
 from .pictures import ArchivePicture, FilePicture
 from .record_files import LLAVA_FILE, image_folder, open_records
 from .record_files import SUFFIXES as RECORDS
@@ -59,10 +60,22 @@ def open_source(
     if is_archive(path):
         return _open_archive(path, names)
     if suffix == ".txt":
+        _refuse_table(path)
         return TextFiles(str(path), [path], text_opener(images, allow_outside), [])
     if is_image_name(path.name):
         return Images(str(path), pair([path.name], lambda _: b""), lambda _: FilePicture(path))
     raise PixWordError(f"{path} is of an unknown kind ({suffix or 'no suffix'}); give {_USABLE}")
+
+
+def _refuse_table(path: Path) -> None:
+    """Refuse a text whose first line is an image's name and its text: it would be read as one document of words."""
+    try:
+        with path.open("rb") as file:
+            cells = re.split(r"[\t,;|]", file.readline(MAX_REFERENCE).decode("utf-8", "replace"), maxsplit=1)
+    except OSError:
+        return  # it is reported when its turn comes
+    if len(cells) > 1 and is_image_name(cells[0].strip(' "\ufeff')):
+        raise PixWordError(f"{path} is a table of images and texts; name it .csv, or .tsv where tabs lie between them")
 
 
 def _open_archive(path: Path, names: Names) -> Source:
