@@ -299,9 +299,9 @@ def test_operations_are_those_of_drawing(
     found: Counts = Counter()
     plain_heads, plain_combine, plain_attend = TokenLayers.heads, TokenLayers.combine, TokenLayers._attend
 
-    def heads(self: TokenLayers, x: mx.array, qkv: mx.array) -> mx.array:
-        found["heads"] += 2 * x.size * qkv.shape[1]
-        return plain_heads(self, x, qkv)
+    def heads(self: TokenLayers, x: mx.array, layer: Matrices) -> mx.array:
+        found["heads"] += 2 * x.size * layer.qkv.shape[1]
+        return plain_heads(self, x, layer)
 
     def combine(self: TokenLayers, layer: Matrices, x: mx.array, *rest: Any) -> mx.array:
         found["combine"] += 2 * x.shape[0] * (layer.out.size + layer.gate_up.size + layer.down.size)

@@ -424,7 +424,7 @@ def test_a_drive_that_goes_away_in_a_large_collection(tmp_path: Path, monkeypatc
         (["--tokenizer", "{tmp}/a.yaml"], "a.yaml"),
         (["--config", "{tmp}/a.yaml"], "unknown key 'stepz'"),
         (["--config", "{tmp}/absent.yaml"], "absent.yaml"),
-        (["--out", "{tmp}"], "--resume or choose another folder"),
+        (["--out", "{tmp}"], "holds something else already; choose another folder"),
         (["--out", "{tmp}/a.yaml"], "is a file"),
         (["--report-to", " ,wandb"], "--report-to"),
         (["--report-to", "carrier-pigeon"], "carrier-pigeon"),
