@@ -44,12 +44,12 @@ def test_crashes_and_stalls_are_told(
     assert f"crashes  {tmp_path / 'a'}: it crashes" in shown and f"stalls  {tmp_path / 'b'}: decoding takes" in shown
 
 
-def test_a_pipe_is_a_stall_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_pipe_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "good.png").write_bytes(seeds()[1])
     files = [module.FilePicture(tmp_path / name) for name in ("pipe.png", "good.png")]
     table = decode(files, module.ImagesArgs(images=tmp_path, seconds=0.1))
-    assert [outcome.kind for outcome in table.outcomes] == ["stalls", "decoded"]
+    assert [outcome.kind for outcome in table.outcomes] == ["named", "decoded"]
 
 
 def test_copies_are_the_same_again() -> None:
