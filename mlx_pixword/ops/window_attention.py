@@ -126,10 +126,15 @@ def shape_class(
 
 
 def _counts(q: mx.array, k: mx.array) -> tuple[int, int]:
-    """Windows and key heads of a trial. The reference keeps about eight numbers a score."""
-    repeat, (_, pixels, groups, size) = q.shape[2] // k.shape[2], k.shape
-    each = 32 * repeat * q.shape[1] * pixels + 64 * pixels * size
-    return trial_count(k.shape[0], groups * each), trial_count(groups, each, most=groups)
+    """Windows and key heads of a trial: of 16 bits, it peaks at 24 bytes a score and 50 a number of q, k and v.
+
+    Reads are no `SMALL_ARRAY`, where those of the arguments are none.
+    """
+    (_, pixels, groups, size), reads = k.shape, q.shape[1]
+    repeat = q.shape[2] // groups
+    each = 24 * repeat * reads * pixels + 50 * size * (repeat * reads + 2 * pixels)
+    windows = trial_count(k.shape[0], groups * each, least=-(-SMALL_ARRAY // reads))
+    return windows, trial_count(groups, windows * each, most=groups)
 
 
 def standard() -> Mapping[str, tuple[Any, ...]]:
