@@ -66,6 +66,7 @@ def evaluate(args: EvaluateArgs) -> Scores:
     """
     from .data.skips import left_out
     from .data.sources import open_source
+    from .data.text_sample import has_text
     from .evaluation.measure import measure
     from .weights.directory import load
 
@@ -79,6 +80,8 @@ def evaluate(args: EvaluateArgs) -> Scores:
         args.model or None, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path
     )
     notice(f"{sum(map(len, sources)):,} documents{left_out(sources)}")
+    if processor.tokenizer is None and has_text(sources):
+        notice("this model knows no words: the texts are left out")
     return measure(model, processor, sources, args.limit, args.batch_tokens, args.max_bad)
 
 

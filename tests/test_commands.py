@@ -351,6 +351,18 @@ def test_bad_images_in_evaluate_are_judged_early(
     assert "21 of 21 images are bad" in mistake(capsys, evaluate.main, "--model", model_folder, "--data", tmp_path)
 
 
+@pytest.mark.parametrize("captioned", [False, True])
+def test_texts_that_a_model_of_images_leaves_out_are_told_of(
+    small_model: Build, pictures: list[str], tmp_path: Path, capsys: Capture, captioned: bool
+) -> None:
+    folder = pw.save_model(small_model(vocab_size=6), None, tmp_path / "images-alone")
+    data = labels(tmp_path, pictures, ["a", "b", "c"]) if captioned else pictures[0]
+    evaluate.main(["--model", str(folder), "--data", data])
+    captured = capsys.readouterr()
+    assert ("knows no words: the texts are left out" in captured.err) == captioned
+    assert "boundary_loss" in json.loads(captured.out.splitlines()[-1])
+
+
 def test_built_in_data_is_no_file(model_folder: Path, capsys: Capture) -> None:
     line = mistake(capsys, evaluate.main, "--model", model_folder, "--data", "plates")
     assert "plates is built in" in line and "scripts/make_plates.py" in line
