@@ -42,6 +42,18 @@ def test_linked_folder_is_named_and_not_entered(tmp_path):
     assert len(source) == 1 and source.unusable[0][0] == str(tmp_path / "circle")
 
 
+def test_runs_in_a_folder_of_data_are_no_data(tmp_path):
+    """As where somebody trains on the folder that they are in."""
+    write(tmp_path / "a.png")
+    for name in ("config.yaml", ".lock", "samples/step-1.png", "loss.png"):
+        write(tmp_path / "runs/one" / name)
+    source = open_source(tmp_path)
+    assert names(source) == [str(tmp_path / "a.png")]
+    assert source.unusable == [(f"{tmp_path}/runs/one", "the folder of a run, whose samples are no data")]
+    assert left_out([source]) == "; left out: 1 folders of runs"
+    assert len(open_source(tmp_path / "runs/one")) == 2  # who gives it means it
+
+
 def test_broken_image_is_found_when_it_is_read(tmp_path):
     write(tmp_path / "a.png", "no image")
     with pytest.raises(BadImage, match="known format"):
@@ -152,7 +164,8 @@ def test_archive_without_images(tmp_path, members):
 def test_images_that_are_no_folder(tmp_path, images):
     write(tmp_path / "file.png")
     path = write(tmp_path / "c.jsonl", '{"text": "x"}')
-    refused("images must be a folder, a .zip or a .tar, got .*" + images, open_source, path, tmp_path / images)
+    for place in (path, tmp_path / "file.png", tmp_path):  # of these only the first refers to images
+        refused("images must be a folder, a .zip or a .tar, got .*" + images, open_source, place, tmp_path / images)
 
 
 def test_digests_tell_collections_apart_wherever_they_lie(tmp_path):

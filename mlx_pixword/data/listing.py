@@ -8,6 +8,8 @@ from .archives import is_hidden
 from .names import stays_inside
 
 LINKED_FOLDER = "a link to a folder, give that folder itself"
+RUN_FOLDER = "the folder of a run, whose samples are no data"
+_OF_A_RUN = ("config.yaml", ".lock")
 APPEARED = "appeared since the run began"
 LEADS_OUT = "a link that leads out of the folder; pass --allow-outside if you trust it"
 
@@ -28,10 +30,16 @@ class Listing:
 
 
 def list_folder(root: Path, allow_outside: bool = False) -> Listing:
-    """All files below a folder but hidden ones. Linked folders are not entered: they could lead in circles."""
+    """All files below a folder but hidden ones. Linked folders are not entered: they could lead in circles.
+
+    Folders of runs, such as one whose ``--out`` lies in its data, are not entered either.
+    """
     listing, folders = Listing(), [""]
     while folders:
         prefix = folders.pop()
+        if prefix and all((root / prefix / name).exists() for name in _OF_A_RUN):
+            listing.unusable.append((str(root / prefix), RUN_FOLDER))
+            continue
         try:
             with os.scandir(root / prefix) as entries:
                 for entry in entries:

@@ -63,11 +63,16 @@ def image_opener(root: Path, allow_outside: bool) -> Callable[[str], Picture]:
     Raises:
         PixWordError: there is no such folder or archive, or the archive cannot be read.
     """
+    check_images(root)
     if root.is_dir():
         return partial(resolve_reference, root=root, allow_outside=allow_outside)
-    if root.is_file() and is_archive(root):
-        return partial(_resolve_member, archive=open_archive(root))
-    raise PixWordError(f"images must be a folder, a .zip or a .tar, got {root}; check the path")
+    return partial(_resolve_member, archive=open_archive(root))
+
+
+def check_images(root: Path) -> None:
+    """Raise `PixWordError` if there is no folder or archive of images there."""
+    if not root.is_dir() and not (root.is_file() and is_archive(root)):
+        raise PixWordError(f"images must be a folder, a .zip or a .tar, got {root}; check the path")
 
 
 def member_opener(archive: Archive, folder: str) -> Callable[[str], ArchivePicture]:

@@ -11,7 +11,7 @@ from ..common.files import append_text, replace_file
 from ..common.settings import named
 from .base import Source
 from .captions import FURTHER
-from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER
+from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER, RUN_FOLDER
 from .parquet_columns import NOT_READ
 from .tar_scan import JOINED
 
@@ -128,7 +128,8 @@ def _kind(name: str, reason: str) -> str:
     suffix = suffix if len(suffix) <= 20 and suffix.isprintable() else "of an odd name"
     if reason in (LINKED_FOLDER, LEADS_OUT):
         return "links to folders" if reason == LINKED_FOLDER else f"{suffix} (links that lead out)"
-    return {JOINED: "joined archives, read too", APPEARED: f"{suffix} (new since the run began)"}.get(reason, suffix)
+    kinds = {JOINED: "joined archives, read too", RUN_FOLDER: "folders of runs"}
+    return {**kinds, APPEARED: f"{suffix} (new since the run began)"}.get(reason, suffix)
 
 
 class SkipNotes(SkipLog):

@@ -19,7 +19,7 @@ from .names import MAX_REFERENCE, normal
 from .pictures import ArchivePicture, FilePicture
 from .record_files import LLAVA_FILE, image_folder, open_records
 from .record_files import SUFFIXES as RECORDS
-from .references import image_opener
+from .references import check_images, image_opener
 from .text_file import SUFFIX, TextFile
 from .texts import Images, TextFiles, has_marks, text_opener
 
@@ -49,6 +49,8 @@ def open_source(
     """
     path, images = expand(path), None if images is None else expand(images)
     suffix, names = path.suffix.lower(), names or Names(path)
+    if images is not None:
+        check_images(images)  # a mistake, also where there is no reference
     if path.is_dir():
         return _open_folder(path, images, allow_outside, names)
     if not path.is_file():
