@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,15 @@ def test_a_broken_configuration_is_named(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
     with pytest.raises(PixWordError, match=r"config\.json"):
         pw.load(folder)
+
+
+def test_the_folder_of_a_run_is_told_from_its_model(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("best", "final"):
+        run.mkdir(exist_ok=True)
+        shutil.copytree(folder, run / name)
+        with pytest.raises(PixWordError, match=f"run is the folder of a run; its model is .*/run/{name}$"):
+            pw.load(run)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])

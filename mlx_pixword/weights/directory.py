@@ -208,6 +208,9 @@ def _check_kinds(folder: Path) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    for name in ("final", "best"):
+        if not path.exists() and (path.parent / name / path.name).is_file():
+            raise PixWordError(f"{path.parent} is the folder of a run; its model is {path.parent / name}")
     return files.read_object(path, f"{path.parent} is no model directory")
 
 
