@@ -14,6 +14,7 @@ from source_files import (
     shown,
     write,
     write_chat,
+    write_tar,
     write_zip,
 )
 
@@ -272,10 +273,14 @@ def test_coco_captions(tmp_path, place):
         "images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)],
         "annotations": [{"image_id": n, "caption": text} for n, text in ((2, "blue "), (1, "red"), (2, "sea"))],
     }
-    source = open_source(write(folder / "captions_val2017.json", json.dumps(value)))
-    documents = [shown(source.parts(n)) for n in range(len(source))]
-    assert documents == [[BLUE, "blue"], [RED, "red"], [BLUE, "sea"], [RED]]
-    assert source.captioned and list(source.texts()) == ["blue", "red", "sea"]
+    path = write(folder / "captions_val2017.json", json.dumps(value))
+    members = {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.rglob("*.*")}
+    kinds = ((write_zip, ".zip"), (write_tar, ".tar"))
+    packed = [pack(tmp_path.with_suffix(suffix), members) for pack, suffix in kinds]
+    for source in map(open_source, (path, tmp_path, *packed)):
+        documents = [shown(source.parts(n)) for n in range(len(source))]
+        assert documents == [[BLUE, "blue"], [RED, "red"], [BLUE, "sea"], [RED]]
+        assert source.captioned and list(source.texts()) == ["blue", "red", "sea"] and not source.unusable
     value["annotations"][0]["image_id"] = 9
     refused("belongs to image 9", open_source, write(folder / "x.json", json.dumps(value)))
     value["annotations"][0]["image_id"] = [1]  # no key of anything

@@ -1,6 +1,7 @@
 """Records that lie beside the images that they name: Hugging Face's ``metadata`` files, labels, captions."""
 
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from .records import DamagedRecords
 from .references import image_opener, member_opener
 
 _METADATA = "metadata"  # Hugging Face's name for records of the images they lie beside
+_COCO = re.compile(r"(.*/)?annotations/captions_[^/]+\.json")  # of images in a folder of the split's name
 _MOST = 100  # files that are looked into
 
 
@@ -48,11 +50,14 @@ def records_of_folder(root: Path, files: list[str], allow_outside: bool) -> Besi
     """
     spelled = dict[str, str]()  # files by their names in one spelling, made when it is first needed
 
+    def folder_of(name: str) -> Path:
+        return next(folder for folder in map(Path, _folders(name)) if (root / folder).is_dir())
+
     def open_file(name: str) -> Records:
-        return open_records(root / name, image_opener((root / name).parent, allow_outside))
+        return open_records(root / name, image_opener(root / folder_of(name), allow_outside))
 
     def named(name: str, references: Iterable[str]) -> Iterator[str]:
-        folder = Path(name).parent
+        folder = folder_of(name)
         spelled.update(spelled or {normal(file): file for file in files})
         for reference in references:
             try:
@@ -72,10 +77,10 @@ def records_of_archive(archive: Archive, members: list[str]) -> Beside:
     """The same of an archive."""
 
     def open_member(name: str) -> Records:
-        return open_records(MemberFile(archive, name), member_opener(archive, posixpath.dirname(name)))
+        return open_records(MemberFile(archive, name), member_opener(archive, _folders(name)[0]))
 
     def named(name: str, references: Iterable[str]) -> Iterator[str]:
-        opener = member_opener(archive, posixpath.dirname(name))
+        opener = member_opener(archive, _folders(name)[0])
         for reference in references:
             try:
                 yield opener(reference).member
@@ -110,11 +115,18 @@ def _collect(
     return found
 
 
+def _folders(name: str) -> list[str]:
+    """Where the images of records may lie, the likeliest first."""
+    here, split = posixpath.dirname(name), PurePosixPath(name).stem.removeprefix("captions_")
+    return [*([posixpath.join(posixpath.dirname(here), split)] if _COCO.fullmatch(name) else []), here]
+
+
 def _candidates(files: Sequence[str]) -> list[str]:
-    """Files that may hold captions of images: records anywhere, and at the top ``.json`` that belongs to no image."""
+    """Files that may hold captions of images: records anywhere, COCO's, and at the top ``.json`` of no image's name."""
     names = [file for file in files if file.lower().endswith(SUFFIXES)]
     objects = [file for file in files if file.lower().endswith(".json") and "/" not in file][: _MOST + 1]
     stems = {file[: file.rfind(".")] for file in files if is_image_name(file)} if objects else set()
+    names += filter(_COCO.fullmatch, files)
     names += [file for file in objects if file[: file.rfind(".")] not in stems and len(objects) <= _MOST]
     metadata = [name for name in names if PurePosixPath(name).stem.lower() == _METADATA]
     return names if len(names) <= _MOST else metadata  # of more, each would belong to one image
