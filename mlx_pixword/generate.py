@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out_image is None or args.then_words:
         require_words(model.args)
     images = ImageFiles(processor, args.part())
-    if args.each and args.image and args.out_image is None:
+    if args.each and args.image:
         _read_each(model, processor, images, args, texts[0])
         return
     filled = [_fill(parts, images, args) for parts in prompts]
@@ -65,7 +65,7 @@ def _check(args: GenerateArgs, prompts: Sequence[Sequence[str | Path]]) -> None:
     if args.box is not None and not any(isinstance(part, Path) for parts in prompts for part in parts):
         raise PixWordError("--box is a part of an image; give --image FILE too")
     missing = [path for path in args.image if not Path(path).is_file()]
-    if missing and (not args.each or args.out_image is not None):
+    if missing and not args.each:
         raise PixWordError(f"--image {missing[0]}: {_what_is_wrong(Path(missing[0]))}")
 
 

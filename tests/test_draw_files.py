@@ -107,6 +107,19 @@ def test_completing_keeps_rows_in_their_original_colours(
     assert capsys.readouterr().err.count("falls inside windows") == notices
 
 
+def test_what_was_scaled_down_or_cut_short_is_said_of_the_image_to_complete(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "large.jpg")
+    (tmp_path / "large.jpg").write_bytes((tmp_path / "large.jpg").read_bytes()[:-2])
+    side = pw.load(model_folder)[1].args.image_size
+    flags = ["--complete", tmp_path / "large.jpg", "--keep", 1, "--out-image", tmp_path / "a.png"]
+    run(model_folder, *flags)
+    err = capsys.readouterr().err
+    assert f"large.jpg: scaled down from 64x32 to {side}x{side // 2}" in err
+    assert "--complete" in err and "large.jpg: cut short, its last bytes are missing" in err
+
+
 def test_a_model_without_drawn_pixels_warns_once(small_model: Build, tmp_path: Path, capsys: Capture) -> None:
     folder = pw.save_model(small_model(), None, tmp_path / "model")
     run(folder, "--out-image", tmp_path / "a.png", "--size", "4x4")
@@ -169,6 +182,9 @@ def test_a_disk_that_is_full_or_closed_in_the_end_is_one_line(
         (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/none.png"], "no such file"),
         (["--out-image", "{tmp}/a.png", "--complete", "{tmp}/model/config.json"], "config.json: not an image"),
         (["--out-image", "{tmp}/a.png", "--count", "0"], "--count"),
+        (["--out-image", "{tmp}/a.png", "--each", "--image", "{tmp}/photo.png"], "--each is for reading; leave it out"),
+        (["--out-image", "{tmp}/a.png", "--jsonl"], "--jsonl is for reading"),
+        (["--out-image", "{tmp}/a.png", "--min-confidence", "0.5"], "--min-confidence is for reading"),
         (["--size", "4x4", "--prompt", "red"], "give --out-image"),
         (["--then-words", "--prompt", "red"], "give --out-image"),
         (["--prompt", "red", "--prompt", "green"], "give --out-image"),

@@ -76,8 +76,12 @@ def _wanted(args: DrawArgs, processor: "Processor") -> tuple[tuple[int, int], "n
 
     if args.complete is None:
         return args.size_wanted() or (processor.args.image_size,) * 2, None, 0
-    rgb = decode_file(args.complete, "--complete", processor.args.image_size).rgb
+    rgb, (whole_width, whole_height), note = decode_file(args.complete, "--complete", processor.args.image_size)
     height, width = rgb.shape[:2]
+    if note:
+        notice(f"--complete {args.complete}: {note}")
+    if (width, height) != (whole_width, whole_height):
+        notice(f"{args.complete}: scaled down from {whole_width}x{whole_height} to {width}x{height}")
     rows = int(args.keep * height)
     if 0 < rows < height and rows % processor.args.window_size:
         notice(f"the cut at row {rows} falls inside windows: a drawn pixel does not see kept pixels of later windows")

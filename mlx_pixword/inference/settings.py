@@ -10,7 +10,7 @@ from typing import Any
 
 from ..common.errors import PixWordError
 from ..common.files import check_writable
-from ..common.settings import setting
+from ..common.settings import flag, setting
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ class GenerateArgs(DrawArgs):
         super().__post_init__()
         if not 0 <= self.min_confidence <= 1:
             raise PixWordError(f"--min-confidence must lie in 0..1, got {self.min_confidence}")
-        if self.min_confidence and self.out_image is not None:
-            raise PixWordError("--min-confidence is for reading; leave it out, or --out-image")
+        for name in ("each", "jsonl", "min_confidence"):
+            if getattr(self, name) and self.out_image is not None:
+                raise PixWordError(f"{flag(name)} is for reading; leave it out, or --out-image")
         self.part()
 
     def part(self) -> tuple[int, int, int, int] | None:
