@@ -52,6 +52,7 @@ class TextArgs:
     contrast: str = setting("0.2-1", "a range such as 0.2-1, or a list such as 0.1,0.3,1; 1 is black on white")
     clutter: str = setting("0.2", "share of crops at whose edges other text intrudes, or a list such as 0,1")
     distort: bool = setting(True, "noise, blur, JPEG and small turns, as in training")
+    wear: float = setting(0.0, "share that is worn: cut close, spaced, bold, broken, unevenly lit")
     length: int = setting(TEXT_LENGTH, "characters of the longest string")
     curriculum: int = setting(0, "crops over which text goes from one plain face and 2 characters to everything")
     words: Path | None = setting(None, "words, one a line (default: some hundred built in)", metavar="FILE")
@@ -75,7 +76,8 @@ class Crops:
         kinds = check_kinds(args.kinds, "--kinds")
         self._sources = [
             _source(args, self.faces, words, TextStyle(
-                kinds, heights, contrast, clutter[0], float(args.distort), args.length, args.curriculum,
+                kinds, heights, contrast, clutter[0], float(args.distort), args.length,
+                curriculum=args.curriculum, wear=args.wear,
             ))
             for heights, contrast, clutter in cells
         ]  # fmt: skip

@@ -204,14 +204,8 @@ def read_mixed(model: PixWordModel, processor: Processor, source: TextSource, co
 
     Where there is no text, any reading but an empty one is wrong.
     """
-    style, size = source.style, source.image_size
-
-    def other(**changes: Any) -> TextSource:
-        words = source.strings.words
-        return TextSource(source.seed, True, replace(style, **changes), size, source.faces, words)
-
-    single = other(kinds=("numbers",), length=2)
-    small = other(heights=(2.0, 4.5), contrast=(0.05, 0.3))
+    single = _other(source, kinds=("numbers",), length=2)
+    small = _other(source, heights=(2.0, 4.5), contrast=(0.05, 0.3))
     found: Rated = ([], [])
     for crops, share in ((source, 0.6), (single, 0.15), (small, 0.15)):
         _add(found, read_crops(model, processor, crops, round(share * count)))
@@ -220,6 +214,12 @@ def read_mixed(model: PixWordModel, processor: Processor, source: TextSource, co
         readings = read_batch(model, processor, processor.batch([[p] for p in pictures[n : n + 32]]), max_tokens=24)
         _add(found, (readings, [reading.text == "" for reading in readings]))
     return found
+
+
+def _other(source: TextSource, **changes: Any) -> TextSource:
+    """A held-out source with changes of its style."""
+    style = replace(source.style, **changes)
+    return TextSource(source.seed, True, style, source.image_size, source.faces, source.strings.words)
 
 
 def _add(found: Rated, more: Rated) -> None:
@@ -263,6 +263,8 @@ def score(model: PixWordModel, processor: Processor, config: RunConfig, count: i
         some = [good for good, height in zip(right, heights, strict=True) if low <= height < high]
         if some:
             scores[f"exact_match_{low}_to_{high}_px"] = float(np.mean(some))
+    clean = read_crops(model, processor, _other(source, wear=0.0), count)
+    scores["exact_match_without_wear"] = float(np.mean(clean[1]))
     mixed, mixed_right = read_mixed(model, processor, source, count)
     scores["expected_calibration_error"] = calibration_error([r.confidence for r in mixed], mixed_right)
     nothing = [reading.confidence for reading in mixed[-(count // 10) :]]
@@ -349,10 +351,10 @@ pictures without text that get a confidence above a half.
 
 ## Limits
 
-One line of upright Latin text a crop, of the characters `0-9 A-Z a-z . , : / - $`; other characters are read as some
-of these. No pages, no handwriting, no drawing: it was trained to read alone. An image whose longer side is above
-{settings["image_size"]} pixels is scaled down; a `--box` is read at its own size. What is no text is read as something
-too, with a low confidence: use `--min-confidence`.
+One line of upright Latin text a crop, of the characters `0-9 A-Z a-z . , : / - $` and, less well, other marks of ASCII;
+what else there is is read as some of these. No pages, no handwriting, no drawing: it was trained to read alone. An
+image whose longer side is above {settings["image_size"]} pixels is scaled down; a `--box` is read at its own size. What
+is no text is read as something too, with a low confidence: use `--min-confidence`.
 
 ## Training
 

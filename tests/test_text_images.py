@@ -16,7 +16,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.data import MORE_TEXT_KINDS, TEXT_KINDS, DataArgs
 from mlx_pixword.data import strings
 from mlx_pixword.data.base import Picture, Source
-from mlx_pixword.data.fonts import CHARACTERS, EM, HELD_OUT, Face, bundled_faces, family_of, find_faces
+from mlx_pixword.data.fonts import CHARACTERS, EM, HELD_OUT, MARKS, Face, bundled_faces, family_of, find_faces
 from mlx_pixword.data.open import data_notes, open_split
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.data.strings import Strings, reserved
@@ -115,6 +115,9 @@ PATTERNS = {
     "words": r"[A-Za-z]{2,10}",
     "figures": r"[-:]?\d*([-./:,]\d{1,7})*-?",
     "prose": r"[A-Za-z]{1,11}([,.:-]|-[a-z]{1,10})",
+    "common": r"[A-Za-z]{2,10}",
+    "registrations": r"[A-Z][A-Z0-9]{4,6}",
+    "marks": r"\S{1,10}",
 }
 
 
@@ -127,8 +130,10 @@ def test_strings_of_a_kind_look_like_it(kind: str, held_out: bool) -> None:
         assert all(re.fullmatch(PATTERNS[kind], text) for text in texts), texts
         assert all(reserved(text) == held_out for text in texts)
         assert max(map(len, texts)) <= max(limit, len(drawn.shortest(kind)))
-        assert set("".join(texts)) <= set(CHARACTERS)
-        assert kind in ("words", "prose", "codes") or all(re.search(r"\d", text) for text in texts)
+        assert set("".join(texts)) <= set(CHARACTERS) | (set(MARKS) if kind == "marks" else set())
+        assert kind in ("words", "prose", "codes", "common", "registrations", "marks") or all(
+            re.search(r"\d", text) for text in texts
+        )
 
 
 def test_words_stay_on_one_side_in_every_case(tmp_path: Path) -> None:
@@ -310,7 +315,7 @@ def test_the_identity_depends_on_everything_that_is_drawn(tmp_path: Path) -> Non
 
     digests = [
         digest(), digest(2), digest(image_size=96), digest(text_kinds="numbers"), digest(text_heights="4-16"),
-        digest(text_contrast="0.5-1"), digest(text_length=6), digest(text_curriculum=9),
+        digest(text_contrast="0.5-1"), digest(text_wear=0.5), digest(text_length=6), digest(text_curriculum=9),
         digest(fonts=[str(tmp_path)]), digest(text_words=tmp_path / "words.txt"),
     ]  # fmt: skip
     assert len(set(digests)) == len(digests) and digest() == digests[0]

@@ -20,7 +20,7 @@ class PrepareArgs:
 
     plan: str = setting(
         "full",
-        "full: 14 minutes of one core a run; short: 4; quick: seconds",
+        "full: 18 minutes of one core a run; short: 8; quick: seconds",
         choices=("full", "short", "quick"),
     )
     minutes: float = setting(0.0, "minutes of a run, in place of the plan's")

@@ -9,7 +9,7 @@ from ..common.settings import setting
 COLORS = ("schemes", "random")  # of the built-in plates
 BUILT_IN = ("plates", "text")  # names of --data that are no paths
 TEXT_KINDS = ("numbers", "prices", "dates", "times", "codes", "words")
-MORE_TEXT_KINDS = ("figures", "prose")  # what papers have besides; not drawn unless asked for
+MORE_TEXT_KINDS = ("figures", "prose", "common", "registrations", "marks")  # not drawn unless asked for
 TEXT_HEIGHTS = (3, 256)  # pixels; what can be asked for
 TEXT_CONTRAST = (0.02, 1)
 TEXT_LENGTH = 10  # characters of the longest built-in text
@@ -37,13 +37,20 @@ class DataArgs:
     cache_gb: float = setting(50.0, "largest size of --cache in GB; what is oldest and not used makes room")
     plate_colors: str = setting("schemes", "colours of the built-in plates", choices=COLORS)
     text_kinds: str = setting(
-        ",".join(TEXT_KINDS), "kinds of built-in text, with commas between; also figures and prose", metavar="KINDS"
+        ",".join(TEXT_KINDS),
+        f"kinds of built-in text, with commas between; also {', '.join(MORE_TEXT_KINDS)}",
+        metavar="KINDS",
     )
     text_heights: str = setting("4-32", "pixels from top to bottom of the ink of built-in text", metavar="LOW-HIGH")
     text_contrast: str = setting("0.2-1", "contrast of built-in text; 1 is black on white", metavar="LOW-HIGH")
     text_length: int = setting(TEXT_LENGTH, "characters of the longest built-in text")
     text_curriculum: int = setting(
         0, "documents over which built-in text goes from one plain face and 2 characters to everything"
+    )
+    text_wear: float = setting(
+        0.0,
+        "share of built-in text that is worn: cut close or into the ink, spaced, bold, broken, unevenly lit, as boxes "
+        "cut it out of scans and photographs",
     )
     text_words: Path | None = setting(
         None, "words of built-in text, one a line (default: some hundred)", metavar="FILE"
@@ -75,7 +82,7 @@ class DataArgs:
             raise PixWordError(f"cache_gb must be positive, got {self.cache_gb}")
         if not 0 < self.decode_seconds < float("inf"):
             raise PixWordError(f"decode_seconds must be positive, got {self.decode_seconds}")
-        for name in ("max_bad", "caption_first"):
+        for name in ("max_bad", "caption_first", "text_wear"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PixWordError(f"{name} must lie in 0..1, got {getattr(self, name)}")
 

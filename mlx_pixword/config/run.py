@@ -11,7 +11,7 @@ from ..common.errors import PixWordError
 from ..common.settings import build, convert, shown
 from ..model.args import ModelArgs
 from .adapt import AdaptArgs
-from .data import BUILT_IN, DataArgs
+from .data import BUILT_IN, MORE_TEXT_KINDS, TEXT_KINDS, DataArgs
 from .train import TrainArgs
 
 # A micro-batch of 64 elements is one image of 224 px, or a few small ones: what a laptop's memory holds.
@@ -50,8 +50,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "upw-170m": {**_PAPER, "vocab_size": 32000, "num_layers": 10},  # the paper's: images and words
     "reader": {  # ours: reads small text and draws nothing; scripts/train_reader.py trains it
         **SMALL_TEXT, "fold_factor": 16, "vocab_size": 340, "image_size": 160, "max_seq_len": 1664, "hidden_size": 160,
-        "num_heads": 5, "num_kv_heads": 5, "num_layers": 4, "intermediate_size": 320, "text_heights": "3.5-16",
-        "text_kinds": "numbers,prices,dates,times,codes,words,figures,prose", "text_length": 12,
+        "num_heads": 5, "num_kv_heads": 5, "num_layers": 4, "intermediate_size": 320, "text_heights": "3-16",
+        "text_kinds": ",".join((*TEXT_KINDS, *MORE_TEXT_KINDS)), "text_length": 12, "text_wear": 0.7,
         "text_curriculum": 80_000, "batch_tokens": 1200, "accumulate": 1, "warmup": 100, "schedule": "wsd",
         "steps": 400_000, "eval_every": 1000, "eval_documents": 300, "draw_images": 0, "save_every": 2000,
         "save_minutes": 10.0, "keep": 2,

@@ -10,7 +10,7 @@ import importlib.util
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -25,6 +25,8 @@ FONT_PACKAGES = (  # of the extra ``fonts``
     "font-hanken-grotesk", "font-lato",
 )  # fmt: skip
 CHARACTERS = string.digits + string.ascii_letters + ".,:/-$"  # a face needs all of them
+MARKS = "()[]'\"%+|?!;=_&#*@\\"  # for the kind "marks", drawn in faces that have them all
+RAISED_DOT = "\u00b7"  # drawn as a full stop between the baseline and the capitals' top, so that every face has it
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 EM = (32, 64, 96)  # pixels an em at which glyphs are drawn, before they are made small
 LEAST_STROKE = 0.05  # of the height of an "l"; hairlines vanish at the heights drawn here
@@ -43,6 +45,7 @@ _VARIANT = re.compile(
     r" (condensed|semicondensed|narrow|display|thin|hairline|(extra|ultra)?light|book|regular|medium|retina|semi-?bold|"
     r"demi-?bold|bold|(extra|ultra)bold|heavy|black)\b"
 )
+_MISSING = "\U0010fffe"  # for which FreeType draws what it draws for all characters that a face lacks
 _NO_TEXT = re.compile(r"symbol|dingbat|awesome|icon|emoji|math|ornament", re.IGNORECASE)
 
 
@@ -90,6 +93,9 @@ class Face:
         return found
 
     def _draw(self, character: str, em: int) -> Glyph:
+        if character == RAISED_DOT:
+            stop = self._draw(".", em)
+            return replace(stop, top=stop.top - round(0.3 * em))
         if em not in self._sizes:
             self._sizes[em] = self.font.font_variant(size=em)
         font = self._sizes[em]
@@ -100,14 +106,14 @@ class Face:
         mask = np.asarray(canvas)[y0:y1, x0:x1]
         return Glyph(mask, left + x0, top + y0, round(font.getlength(character)))
 
-    def extent(self, text: str, em: int) -> tuple[int, int]:
-        """Width and height of a text's ink, in pixels."""
-        x0, y0, x1, y1 = _box(self._place(text, em))
+    def extent(self, text: str, em: int, tracking: int = 0) -> tuple[int, int]:
+        """Width and height of a text's ink, in pixels, with so many more between characters."""
+        x0, y0, x1, y1 = _box(self._place(text, em, tracking))
         return x1 - x0, y1 - y0
 
-    def mask(self, text: str, em: int) -> np.ndarray:
-        """A text's ink box: coverage uint8 ``[h, w]``. Whole glyphs side by side, without kerning."""
-        placed = self._place(text, em)
+    def mask(self, text: str, em: int, tracking: int = 0) -> np.ndarray:
+        """A text's ink box: coverage uint8 ``[h, w]``. Whole glyphs side by side, without kerning; see `extent`."""
+        placed = self._place(text, em, tracking)
         x0, y0, x1, y1 = _box(placed)
         canvas = np.zeros((y1 - y0, x1 - x0), np.uint8)
         for x, glyph in placed:
@@ -116,13 +122,21 @@ class Face:
             np.maximum(part, glyph.mask, out=part)
         return canvas
 
-    def _place(self, text: str, em: int) -> list[tuple[int, Glyph]]:
+    @property
+    def has_marks(self) -> bool:
+        """Whether the font draws every one of `MARKS`, and as itself: TeX's old fonts have a dash for a bar."""
+        missing = self.glyph(_MISSING, EM[0]).mask
+        masks = {character: self.glyph(character, EM[0]).mask for character in MARKS + "l"}
+        drawn = all(mask.any() and not np.array_equal(mask, missing) for mask in masks.values())
+        return drawn and all(len(masks[character]) > 0.8 * len(masks["l"]) for character in "|\\()")
+
+    def _place(self, text: str, em: int, tracking: int = 0) -> list[tuple[int, Glyph]]:
         placed, pen = list[tuple[int, Glyph]](), 0
         for character in text:
             glyph = self.glyph(character, em)
             if glyph.mask.size:
                 placed.append((pen + glyph.left, glyph))
-            pen += glyph.advance
+            pen += glyph.advance + tracking
         return placed
 
 
@@ -226,8 +240,8 @@ def _check(face: Face) -> None:
     """Refuse a face that is not for Latin text, or whose strokes are hairlines."""
     if _NO_TEXT.search(face.name):
         raise PixWordError(f"{face.name} is no face for text")
-    masks = {c: face.glyph(c, EM[0]).mask for c in (*CHARACTERS, "\U0010fffe")}
-    missing = masks.pop("\U0010fffe")  # what FreeType draws for characters that the face lacks
+    masks = {c: face.glyph(c, EM[0]).mask for c in (*CHARACTERS, _MISSING)}
+    missing = masks.pop(_MISSING)
     without = [c for c, mask in masks.items() if not mask.any() or np.array_equal(mask, missing)]
     if without:
         raise PixWordError(f"{face.name} has no {' '.join(without[:5])}")

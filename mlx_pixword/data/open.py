@@ -98,7 +98,7 @@ def _text(args: DataArgs, seed: int, held_out: bool, image_size: int) -> TextSou
     style = TextStyle(
         check_kinds(args.text_kinds), limits("text_heights", args.text_heights, TEXT_HEIGHTS),
         limits("text_contrast", args.text_contrast, TEXT_CONTRAST), length=args.text_length,
-        curriculum=0 if held_out else args.text_curriculum,
+        curriculum=0 if held_out else args.text_curriculum, wear=args.text_wear,
     )  # fmt: skip
     return TextSource(seed, held_out, style, image_size, faces, words, unusable)
 

@@ -1,7 +1,9 @@
 """Strings for the built-in text, split by their hash: numbers, prices, dates, times, codes and words.
 
-Two more kinds are drawn where they are asked for. ``figures`` are digits with signs and separators anywhere, as
-receipts have them (-4.20, 012-3456789, .50); ``prose`` is words with what stands beside them (and, end. e-mail).
+More kinds are drawn where they are asked for. ``figures`` are digits with signs and separators anywhere, as receipts
+have them (-4.20, 012-3456789, .50); ``prose`` is words with what stands beside them (and, end. e-mail); ``common`` is
+the built-in words, whatever list was given; ``registrations`` are number plates of five to seven letters and digits
+(AW088A); ``marks`` are words and numbers with brackets, quotes and signs (f(x) "and 12% R+).
 """
 
 import hashlib
@@ -10,12 +12,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from ..common.errors import PixWordError
 from ..config.data import MORE_TEXT_KINDS, TEXT_KINDS
-from .fonts import CHARACTERS
+from .fonts import CHARACTERS, MARKS
 from .plates import is_reserved
 
+T = TypeVar("T")
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # as on real plates, without those that are easily taken for others
 TRIES = 20_000  # a tenth of a hundredth is usable where the limit is tight
 _DATES = (
@@ -27,8 +31,16 @@ _CODES = (  # L a letter, D a digit, X either
     "LDD", "DDL", "XXX", "LDDD", "XXXX", "LLDDD", "DDLLD", "XXXXX", "LL-DDD", "LLLDDD", "XXXXXX", "LLDDLLL", "LLL-DDD",
     "LL-DDDD", "XXXXXXX", "L-DDD-LL", "XXXX-XXXX", "DD-LLL-DD",
 )  # fmt: skip
-_SHORTEST = {"numbers": "88", "prices": "8.88", "dates": "08/28", "times": "8:48", "codes": "W88", "figures": "-8"}
-_OF_WORDS = ("words", "prose")
+_MARKED = [  # what stands before and after
+    ("(", ")"), ("(", ""), ("", ")"), ("(", "),"), ("", ")."), ("[", "]"), ("", "]"), ("'", "'"), ('"', '"'),
+    ("", '".'), ("", "'s"), ("|", "|"), ("", "%"), ("", "%"), ("+", ""), ("", "+"), ("=", ""), ("", "?"), ("", "!"),
+    ("", ";"), ("#", ""), ("&", ""), ("_", ""), ("", "_"), ("", "*"), ("@", ""), ("\\", ""), ("", "()"),
+]  # fmt: skip
+_SHORTEST = {
+    "numbers": "88", "prices": "8.88", "dates": "08/28", "times": "8:48", "codes": "W88", "figures": "-8",
+    "registrations": "A8888", "marks": "8%",
+}  # fmt: skip
+_OF_WORDS = ("words", "prose", "common")
 
 
 def reserved(text: str) -> bool:
@@ -74,15 +86,19 @@ class Strings:
         needs_words = any(kind in kinds for kind in _OF_WORDS)
         chosen = built_in_words() if words is None else words
         self.words_digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest() if needs_words else ""
-        self.words = sorted({word for word in chosen if reserved(word) == held_out}, key=lambda word: (len(word), word))
-        self._lengths = [len(word) for word in self.words]
+        self.words = self._side(chosen)
+        self._common = self._side(built_in_words()) if "common" in kinds else self.words
         if needs_words and not self.words:
             raise PixWordError(f"none of {len(chosen)} words is on the {'held-out' if held_out else 'training'} side")
+
+    def _side(self, words: Sequence[str]) -> list[str]:
+        """Words of this side of the split, the shortest first."""
+        return sorted({word for word in words if reserved(word) == self.held_out}, key=lambda word: (len(word), word))
 
     def shortest(self, kind: str) -> str:
         """A string of the kind that is as short as any: what must fit."""
         if kind in _OF_WORDS:
-            return self.words[0].upper() + ("." if kind == "prose" else "")
+            return self._words_of(kind)[0].upper() + ("." if kind == "prose" else "")
         return _SHORTEST[kind]
 
     def kinds_within(self, limit: int) -> tuple[str, ...]:
@@ -94,11 +110,11 @@ class Strings:
     def draw(self, kind: str, limit: int, r: Random) -> str:
         """A string of a kind; at most ``limit`` characters, where the kind has such strings."""
         limit = max(limit, 2 if kind == "numbers" else len(self.shortest(kind)))
-        if kind == "words":
-            return self._word(limit, r)
+        if kind in ("words", "common"):
+            return self._word(limit, r, self._words_of(kind))
         make = {
             "numbers": _number, "prices": _price, "dates": _date, "times": _time, "codes": _code, "figures": _figure,
-            "prose": self._prose,
+            "prose": self._prose, "registrations": _registration, "marks": self._marked,
         }[kind]  # fmt: skip
         for _ in range(TRIES):
             text = make(limit, r)
@@ -106,19 +122,35 @@ class Strings:
                 return text
         raise PixWordError(f"no string of the kind {kind} has at most {limit} characters")
 
-    def _word(self, limit: int, r: Random) -> str:
+    def _words_of(self, kind: str) -> list[str]:
+        return self._common if kind == "common" else self.words
+
+    def _word(self, limit: int, r: Random, words: Sequence[str] | None = None) -> str:
         """A word of at most ``limit`` characters; the shortest one if there is none."""
-        return _cased(self.words[int(r.random() * max(1, bisect_right(self._lengths, limit)))], r)
+        words = words or self.words
+        return _cased(words[int(r.random() * max(1, bisect_right(words, limit, key=len)))], r)
 
     def _prose(self, limit: int, r: Random) -> str:
         """A word with a mark behind it, or two words with a hyphen."""
-        if r.random() < 0.2 and limit >= 2 * self._lengths[0] + 1:
-            first = self._word(limit - self._lengths[0] - 1, r)
+        shortest = len(self.words[0])
+        if r.random() < 0.2 and limit >= 2 * shortest + 1:
+            first = self._word(limit - shortest - 1, r)
             return f"{first}-{self._word(limit - len(first) - 1, r).lower()}"
         return self._word(limit - 1, r) + pick(r, ",,,...:-")
 
+    def _marked(self, limit: int, r: Random) -> str:
+        """A word or a short number with brackets, quotes or a sign, or between two signs."""
+        before, after = pick(r, _MARKED)
+        room = max(1, limit - len(before) - len(after))
+        number = room < 3 or not self.words or r.random() < 0.3
+        inner = _digits(between(r, 1, min(4, room)), r) if number else self._word(room, r)
+        if not number and len(inner) > 3 and r.random() < 0.15:
+            place = between(r, 1, len(inner) - 2)
+            inner = inner[:place] + pick(r, MARKS) + inner[place + 1 :]
+        return before + inner + after
 
-def pick(r: Random, choices: Sequence[str]) -> str:
+
+def pick(r: Random, choices: Sequence[T]) -> T:
     """One of several. `Random.random` gives the same numbers in every Python, `Random.choice` may not."""
     return choices[int(r.random() * len(choices))]
 
@@ -162,6 +194,14 @@ def _figure(limit: int, r: Random) -> str:
     while len(text) < limit and r.random() < 0.6:
         text += pick(r, "-./:,") + _digits(between(r, 1, 7), r)
     return pick(r, ("", "", "-")) + text if len(text) < limit else text
+
+
+def _registration(limit: int, r: Random) -> str:
+    """A letter, perhaps another, then mostly digits: five to seven characters."""
+    text = pick(r, LETTERS)
+    for _ in range(between(r, 4, max(4, min(6, limit - 1)))):
+        text += pick(r, LETTERS + "Q") if r.random() < 0.25 else pick(r, "0123456789")
+    return text
 
 
 def _code(limit: int, r: Random) -> str:

@@ -7,7 +7,7 @@ model receives. Drawing is cheap (glyphs are drawn once), so crops are drawn whe
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 from ..common.errors import PixWordError
 from ..config.data import TEXT_KINDS, TEXT_LENGTH
 from .base import Picture, digest_of
-from .fonts import Face, bundled_faces
+from .fonts import MARKS, Face, bundled_faces
 from .strings import LETTERS, Strings, between, pick
-from .text_pixels import KERNELS, NOISE, Looks, draw_text, em_for, turned_extent
+from .text_pixels import KERNELS, NOISE, Looks, draw_text, em_for, large_extent, turned_extent
+from .text_wear import cut, frame, spread, stretched, worn_surface
 
 VERSION = 1  # of what is drawn for a seed and an index
 MARGIN = 1.0  # pixels left and right of the ink at the least
@@ -43,6 +44,7 @@ class TextStyle:
         slack: of margins, as a share of up to 8 pixels at the left and at the right and 4 above and below.
         reach: share of all this variety that is drawn: 0 is strings of up to 2 characters in one plain face, large and
             of full contrast, 1 is everything.
+        wear: share of crops that are worn, see `text_wear`; ``heights`` are those of their capitals.
         curriculum: documents over which ``reach`` grows from 0. A model reads one face within some thousand crops, and
             others soon after; shown all faces, heights and colours at once it does not begin within ten times as many.
     """
@@ -56,6 +58,7 @@ class TextStyle:
     slack: float = 1.0
     reach: float = 1.0
     curriculum: int = 0
+    wear: float = field(default=0.0, repr=False)  # not part of `TextSource.digest` where there is none
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class TextSource:
         self.name, self.unusable = "built-in text", list(unusable)
         self.strings = Strings(self.style.kinds, held_out, words)
         self.families = self._families()
-        self._names = list(self.families)
+        self._marked = self._with_marks() if "marks" in self.style.kinds else {}
         self._check_room()
 
     def _families(self) -> dict[str, list[Face]]:
@@ -137,6 +140,13 @@ class TextSource:
         if not found:
             raise PixWordError("no family of faces is held out" if self.held_out else "all families are held out")
         return found
+
+    def _with_marks(self) -> dict[str, list[Face]]:
+        """The faces that have all of `MARKS`, by family."""
+        found = {family: [face for face in faces if face.has_marks] for family, faces in self.families.items()}
+        if not any(found.values()):
+            raise PixWordError(f"no face here has all of {MARKS}; leave the kind marks out, or give more faces")
+        return {family: faces for family, faces in found.items() if faces}
 
     def _check_room(self) -> None:
         """Raise if S is too small for the shortest string of every kind at the largest height, in the widest face."""
@@ -170,6 +180,7 @@ class TextSource:
             contrast=(contrast[1] - reach * (contrast[1] - contrast[0]), contrast[1]),
             clutter=reach * style.clutter,
             distort=reach * style.distort,
+            wear=reach * style.wear,
         )
 
     def crop(self, index: int) -> TextCrop:
@@ -178,6 +189,8 @@ class TextSource:
         style = self.style_at(index)
         (low, high), (least, most) = style.heights, style.contrast
         height, contrast = low * (high / low) ** r.random(), most - (most - least) * r.random() ** 2
+        if style.wear and r.random() < style.wear:
+            return self._worn(height, contrast, style, f"text {index}", r)
         angle = _angle(r) if r.random() < 0.08 * style.distort else 0.0
         kind, text, face, width = self._fitting(height, angle, style, r)
         neighbors = self._neighbors(height, width, r) if r.random() < style.clutter else ()
@@ -189,21 +202,51 @@ class TextSource:
 
     def _fitting(self, height: float, angle: float, style: TextStyle, r: Random) -> tuple[str, str, Face, float]:
         """Kind, string and face that fit S at a height, and the width of the ink: stretched or narrowed by a tenth."""
-        room, limit = self.image_size - 2 * MARGIN, style.length
-        for _ in range(_TRIES):
-            kind = pick(r, self.strings.kinds_within(limit))
-            text = self.strings.draw(kind, limit, r)
-            face = self._face(style.reach, r)
+        room = self.image_size - 2 * MARGIN
+        for kind, text, face in self._drawn(height, style, r):
             w, h = turned_extent(*face.extent(text, em_for(height)), angle)
             width, stretch = height * w / h, 0.9 + 0.2 * r.random()
             if 0.9 * width <= room:
                 return kind, text, face, min(width * stretch, room)
-            limit = max(2, min(limit, len(text)) - 1)  # a shorter one is likelier to fit
+        raise AssertionError("unreachable: `_drawn` raises where nothing fits")
+
+    def _drawn(self, height: float, style: TextStyle, r: Random) -> Iterator[tuple[str, str, Face]]:
+        """Kinds, strings and faces to try; each is shorter than the last, and so likelier to fit."""
+        limit = style.length
+        for _ in range(_TRIES):
+            kind = pick(r, self.strings.kinds_within(limit))
+            text = self.strings.draw(kind, limit, r)
+            yield kind, text, self._face(kind, style.reach, r)
+            limit = max(2, min(limit, len(text)) - 1)
         raise PixWordError(f"no text of {height:.1f} pixels fits an image_size of {self.image_size}")
 
-    def _face(self, reach: float, r: Random) -> Face:
-        """A family of those within reach, and one of its faces."""
-        faces = self.families[self._names[int(r.random() * max(1.0, reach * len(self._names)))]]
+    def _worn(self, capitals: float, contrast: float, style: TextStyle, name: str, r: Random) -> TextCrop:
+        """A worn crop whose capitals have a height."""
+        em = em_for(capitals)
+        for kind, text, face in self._drawn(capitals, style, r):
+            form = spread(kind, text, r)
+            wide, high = large_extent(face, text, em, form)
+            scale = capitals / face.extent("H", em)[1]
+            height, width = high * scale, wide * scale * stretched(r)
+            if max(width, height) <= self.image_size - 2 * MARGIN:
+                break
+        framed = r.random() < 0.12 * style.wear
+        neighbors = frame(capitals, r) if framed else ()
+        if not framed and r.random() < style.clutter:
+            neighbors = self._neighbors(capitals, width, r)
+        ink, paper = _colors(contrast, r)
+        size, left, top = cut(capitals, (height, width), self.image_size, neighbors, r)
+        looks = replace(
+            Looks(height, width, size, left, top, pick(r, KERNELS), ink, paper, neighbors=neighbors),
+            **form, **worn_surface(capitals, style.distort, r),
+        )  # fmt: skip
+        return TextCrop(text, kind, face, contrast, looks, name)
+
+    def _face(self, kind: str, reach: float, r: Random) -> Face:
+        """A family of those within reach that have the kind's characters, and one of its faces."""
+        families = self._marked if kind == "marks" else self.families
+        names = list(families)
+        faces = families[names[int(r.random() * max(1.0, reach * len(names)))]]
         return faces[int(r.random() * max(1.0, reach * len(faces)))]
 
     def _neighbors(self, height: float, width: float, r: Random) -> tuple[tuple[str, str, float], ...]:
@@ -243,7 +286,7 @@ class TextSource:
         """See ``Source.digest``: the settings, the words, and the bytes of the faces."""
         faces = sorted(face.digest for face in self.faces)
         style = [VERSION, self.seed, self.held_out, self.style, self.image_size, self.strings.words_digest]
-        return digest_of([*style, *faces])
+        return digest_of([*style, *faces, *([self.style.wear] if self.style.wear else [])])
 
 
 def _angle(r: Random) -> float:

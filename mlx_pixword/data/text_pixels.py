@@ -4,18 +4,21 @@ Legend: h, w height and width in pixels.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .fonts import EM, Face
+from .fonts import EM, RAISED_DOT, Face
 
 KERNELS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
 INK = 32  # of 255: the coverage that counts as ink of a turned text
 NOISE = 2**17  # numbers of the table of noise, and places to begin at
+GRAIN = 12  # patches of missing ink an em
 _LEVELS = np.arange(256, dtype=np.float32)[:, None] / 255
 
 
@@ -33,6 +36,11 @@ class Looks:
         noise: standard deviation, levels of 255; ``noise_at`` is where in a fixed table it is read.
         blur: radius of a Gaussian; 0 for none.
         jpeg: quality; 0 for none.
+        tracking: room between characters, a share of the em.
+        weight: by which strokes are thicker, a share of the em.
+        dot: characters before a raised dot, as number plates have it, which is no part of the text; 0 for none.
+        mottle: share of ink that is missing in patches.
+        shade: levels of 255 by which light grows from the left to the right edge, and from the upper to the lower.
     """
 
     height: float
@@ -49,6 +57,11 @@ class Looks:
     noise_at: int = 0
     blur: float = 0.0
     jpeg: int = 0
+    tracking: float = 0.0
+    weight: float = 0.0
+    dot: int = 0
+    mottle: float = 0.0
+    shade: tuple[float, float] = (0.0, 0.0)
 
 
 def em_for(height: float) -> int:
@@ -67,8 +80,12 @@ def draw_text(face: Face, text: str, looks: Looks) -> np.ndarray:
     share = _shrink(face, text, looks)  # [h, w]
     paper, ink = np.array(looks.paper, np.float32), np.array(looks.ink, np.float32)
     colors = paper + (ink - paper) * _LEVELS  # [256, 3]
-    if looks.noise:
-        rgb = colors[share] + looks.noise * _noise(looks.noise_at, share.size * 3).reshape(*share.shape, 3)
+    if looks.noise or any(looks.shade):
+        rgb = colors[share]
+        if any(looks.shade):
+            rgb = rgb + _light(looks.shade, share.shape)
+        if looks.noise:
+            rgb = rgb + looks.noise * _noise(looks.noise_at, share.size * 3).reshape(*share.shape, 3)
         pixels = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
     else:
         pixels = np.rint(colors).astype(np.uint8)[share]
@@ -78,9 +95,7 @@ def draw_text(face: Face, text: str, looks: Looks) -> np.ndarray:
 def _shrink(face: Face, text: str, looks: Looks) -> np.ndarray:
     """Coverage uint8 ``[h, w]``: the large drawing with its neighbours, at the crop's size."""
     em = em_for(looks.height)
-    mask = face.mask(text, em)
-    if looks.angle:
-        mask = _turn(mask, looks.angle)
+    mask = _ink(face, text, em, looks)
     x_scale, y_scale = mask.shape[1] / looks.width, mask.shape[0] / looks.height
     x, y = math.ceil(looks.left * x_scale), math.ceil(looks.top * y_scale)
     x_start, y_start = x - looks.left * x_scale, y - looks.top * y_scale  # in 0..1: the phase that rounding takes
@@ -94,6 +109,58 @@ def _shrink(face: Face, text: str, looks: Looks) -> np.ndarray:
     return np.asarray(small.filter(ImageFilter.GaussianBlur(looks.blur)) if looks.blur else small)
 
 
+def large_extent(face: Face, text: str, em: int, looks: Mapping[str, Any]) -> tuple[float, float]:
+    """Width and height of the large drawing's ink box, of the fields of `Looks` that decide it."""
+    w, h = face.extent(_dotted(text, looks["dot"]), em, round(looks["tracking"] * em))
+    thick = _thickness(looks["weight"], em)
+    return turned_extent(w + thick, h + thick, looks["angle"])
+
+
+def _ink(face: Face, text: str, em: int, looks: Looks) -> np.ndarray:
+    """The large drawing of the text alone: coverage uint8 ``[h, w]``."""
+    mask = face.mask(_dotted(text, looks.dot), em, round(looks.tracking * em))
+    if thick := _thickness(looks.weight, em):
+        mask = _thicker(mask, thick)
+    if looks.mottle:
+        mask = _mottled(mask, looks.mottle, looks.noise_at, em)
+    return _turn(mask, looks.angle) if looks.angle else mask
+
+
+def _dotted(text: str, dot: int) -> str:
+    return text[:dot] + RAISED_DOT + text[dot:] if dot else text
+
+
+def _thickness(weight: float, em: int) -> int:
+    return max(1, round(weight * em)) if weight else 0
+
+
+def _thicker(mask: np.ndarray, by: int) -> np.ndarray:
+    """Strokes grown by ``by`` pixels to the right and down: ``[h + by, w + by]``."""
+    wide = np.pad(mask, ((0, 0), (0, by)))
+    for n in range(1, by + 1):
+        np.maximum(wide[:, n : n + mask.shape[1]], mask, out=wide[:, n : n + mask.shape[1]])
+    high = np.pad(wide, ((0, by), (0, 0)))
+    for n in range(1, by + 1):
+        np.maximum(high[n : n + len(wide)], wide, out=high[n : n + len(wide)])
+    return high
+
+
+def _mottled(mask: np.ndarray, mottle: float, start: int, em: int) -> np.ndarray:
+    """Ink that is missing in patches of some pixels, as thermal printers and old ribbons leave it."""
+    cell = max(2, em // GRAIN)
+    rows, columns = (-(-length // cell) for length in mask.shape)
+    kept = np.clip(1 - mottle * (0.5 + 0.7 * _noise(start, rows * columns).reshape(rows, columns)), 0, 1)
+    large = kept.repeat(cell, 0).repeat(cell, 1)[: mask.shape[0], : mask.shape[1]]
+    return (mask * large).astype(np.uint8)
+
+
+def _light(shade: tuple[float, float], shape: tuple[int, ...]) -> np.ndarray:
+    """Levels to add, ``[h, w, 1]``: light that comes from a side."""
+    across = shade[0] * np.linspace(-0.5, 0.5, shape[1], dtype=np.float32)
+    down = shade[1] * np.linspace(-0.5, 0.5, shape[0], dtype=np.float32)
+    return (across + down[:, None])[..., None]
+
+
 def _image(mask: np.ndarray) -> Image.Image:
     """`Image.fromarray` of uint8 ``[h, w]``, in half its time."""
     return Image.frombuffer("L", mask.shape[::-1], mask, "raw", "L", 0, 1)
@@ -102,7 +169,8 @@ def _image(mask: np.ndarray) -> Image.Image:
 def _turn(mask: np.ndarray, angle: float) -> np.ndarray:
     """A turned mask, cut to its ink box."""
     turned = np.asarray(_image(mask).rotate(angle, Image.Resampling.BILINEAR, expand=True))
-    rows, columns = np.flatnonzero(turned.max(1) > INK), np.flatnonzero(turned.max(0) > INK)
+    least = min(INK, turned.max() // 2)  # of faint ink, half
+    rows, columns = np.flatnonzero(turned.max(1) > least), np.flatnonzero(turned.max(0) > least)
     return turned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 

@@ -18,7 +18,7 @@ from ..model.origin import Origin
 _FIXED = (
     "preset", *(f.name for f in fields(ModelArgs) if f.name != "dtype"),
     "seed", "optimizer", "eval_documents",
-    "plate_colors", "text_kinds", "text_heights", "text_contrast", "text_length", "text_curriculum",
+    "plate_colors", "text_kinds", "text_heights", "text_contrast", "text_length", "text_curriculum", "text_wear",
     "caption_first", "batch_tokens", "pack", "group_size",
     "lora", "lora_scale", "lora_layers", "lora_image_block", "freeze_language", "mask_prompt",
     "new_words",
