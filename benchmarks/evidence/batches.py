@@ -98,9 +98,13 @@ class Order:
             return np.arange(len(self.sizes) if self.labels else half)
         if seen >= self.curriculum:
             return np.arange(half)
-        share = min(1.0, (seen + self.group * self.batch) / self.curriculum)
+        share = self.share(seen + self.group * self.batch)
         end = half + max(1, round((len(self.sizes) - half) * share))
         return np.arange(max(half, end - max(1, half // 8)), end)
+
+    def share(self, seen: int) -> float:
+        """How far the curriculum has come after so many crops: 0 to 1."""
+        return min(1.0, seen / self.curriculum) if self.curriculum else 1.0
 
 
 def order_of(crops: TextFile, batch: int, curriculum: int, seed: int, labels: int = 0) -> Order:

@@ -28,6 +28,7 @@ LENGTH = 8  # characters of the longest string
 LEAST_CONTRAST = 0.08
 TRAIN_HEIGHTS = ((4.0, 10.0),) * 30 + ((10.0, 16.0), (16.0, 32.0))  # training crops take turns through these
 TRAIN_SEED, DEV_SEED, TEST_SEED = 11, 12, 13
+CLIMB, PARTS = "climb", 8  # development crops along the curriculum, in parts of as many as there are of all variety
 
 Row = tuple[np.ndarray, str, dict[str, float]]
 
@@ -63,13 +64,15 @@ def prepare_crops(plan: Plan, results: Path, scratch: Path) -> None:
     make_folder(scratch)
     faces = evidence_faces()
     size = plan.shape.image_size
-    for name, count, seed in (("train", plan.train_crops, TRAIN_SEED), ("dev", plan.dev_crops, DEV_SEED)):
+    counts = {"train": plan.train_crops, "dev": plan.dev_crops, CLIMB: PARTS * plan.dev_crops}
+    for name, count in counts.items():
         path = scratch / f"{name}.pwtext"
-        half = count // 2 if name == "train" else 0
+        half = 0 if name == "dev" else plan.train_crops // 2  # over which the curriculum goes
         if not path.exists():
+            seed = TRAIN_SEED if name == "train" else DEV_SEED
             sources = [_source(faces, size, seed, False, heights, 0.2, (LEAST_CONTRAST, 1.0), TEXT_KINDS, 1.0, half)
                        for heights in TRAIN_HEIGHTS]  # fmt: skip
-            write_text_file(path, _train_rows(sources, count, half, name), {"seed": seed})
+            write_text_file(path, _drawn_rows(sources, name, count, half), {"seed": seed})
     path = scratch / "test.pwtext"
     if not path.exists():
         rows = list(_test_rows(plan, faces))
@@ -93,10 +96,14 @@ def _source(
     return TextSource(seed, held_out, style, size, faces)
 
 
-def _train_rows(sources: list[TextSource], count: int, half: int, name: str) -> Iterator[Row]:
-    """Crops with all variety; of training, after ``half`` of them a curriculum that ends with it: see `Order`."""
+def _drawn_rows(sources: list[TextSource], name: str, count: int, half: int) -> Iterator[Row]:
+    """Crops of all variety, then in training as many along the curriculum, see `Order`; or along the curriculum alone.
+
+    Sources draw their curriculum at ``0 .. half``, and everything behind it.
+    """
     for n in tqdm(range(count), desc=name, disable=None):
-        yield _row(sources[n % len(sources)], n + half if n < half or not half else n - half)
+        number = {"dev": n, CLIMB: n * half // count}.get(name, n + half if n < half else n - half)
+        yield _row(sources[n % len(sources)], number)
 
 
 def _row(source: TextSource, number: int) -> Row:

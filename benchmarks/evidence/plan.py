@@ -53,7 +53,7 @@ class Plan:
     time_points: tuple[float, ...] = (1.0,)
     cooldown: float = 0.2
     trial_share: float = 0.2
-    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    factors: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
     batch: int = 20
     least_steps: int = 1
     warmup: int = 100

@@ -18,11 +18,12 @@ import numpy as np
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.files import make_folder, move
+from mlx_pixword.data.text_file import TextFile
 from mlx_pixword.model.batch import Batch
 from mlx_pixword.model.document import Document
 
 from .batches import Order, augmented, batch_of, document_of, documents_of, order_of
-from .crops import open_crops
+from .crops import CLIMB, PARTS, open_crops
 from .files import pack_texts
 from .learning import Learner
 from .manifest import RunSpec
@@ -177,7 +178,7 @@ class Training:
             self._keep_weights()
             return result | {"nats": 0.0}
         start = time.process_time()
-        dev = self._documents("dev")
+        dev = self._trial_documents(end) if self.spec.kind == "trial" else self._documents("dev")
         result["nats"] = self.learner.nats_per_character(dev)
         if self.learner.arm.is_pixel and self.learner.arm.objective != "words":
             result["pixel_nats"] = self.learner.nats_per_pixel(dev)
@@ -190,8 +191,19 @@ class Training:
         return result | {"evaluation_seconds": time.process_time() - start}
 
     def _documents(self, name: str, every: int = 1) -> list[Document]:
-        crops = open_crops(self._scratch, name)
-        return documents_of(self.learner.arm, self.learner.args, crops, range(0, len(crops), every))
+        return self._some(open_crops(self._scratch, name), slice(None, None, every))
+
+    def _trial_documents(self, end: int) -> list[Document]:
+        """Development crops of the variety that training has at a step: most trials end within the curriculum."""
+        share = self.order.share(end * self.plan.batch)
+        if share >= 1:
+            return self._documents("dev")
+        crops = open_crops(self._scratch, CLIMB)
+        last = max(1, round(share * len(crops)))
+        return self._some(crops, slice(max(0, last - len(crops) // PARTS), last))
+
+    def _some(self, crops: TextFile, chosen: slice) -> list[Document]:
+        return documents_of(self.learner.arm, self.learner.args, crops, range(len(crops))[chosen])
 
     # --- state --------------------------------------------------------------------------------------------------------
 
