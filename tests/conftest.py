@@ -4,12 +4,14 @@ import mlx_pixword  # noqa: F401  # isort: skip
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import metal_emulator
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_pixword.model.args import ModelArgs
 from mlx_pixword.model.network import PixWordModel
@@ -50,6 +52,17 @@ def small_model() -> Callable[..., PixWordModel]:
         return model
 
     return build
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder of eight small pictures of several shapes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n, (height, width) in enumerate([(20, 30), (16, 16), (9, 13), (1, 1), (40, 8), (12, 12), (5, 31), (17, 17)]):
+        rgb = np.kron(rng.integers(0, 256, (3, 3, 3)), np.ones((height, width, 1)))[:height, :width]
+        Image.fromarray(rgb.astype(np.uint8)).save(folder / f"{n}.png")
+    return folder
 
 
 @pytest.fixture
