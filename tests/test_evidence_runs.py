@@ -16,10 +16,11 @@ from evidence.analysis import Evidence
 from evidence.arms import ARMS, arm_of, model_args
 from evidence.batches import Order, batch_of, document_of
 from evidence.characters import CharacterTokenizer
+from evidence.colors import channels
 from evidence.commands import main
 from evidence.files import read_json, write_json
 from evidence.flops import front_flops, graph_flops, step_flops
-from evidence.fronts import PatchFront, channels
+from evidence.fronts import PatchFront
 from evidence.learning import Learner, objective
 from evidence.manifest import Known, core_seconds, factors_tried, manifest, points_of, rate_of, unnamed
 from evidence.plan import PLANS, Plan, keep_plan
@@ -263,18 +264,18 @@ def known_with(nats: dict[str, float]) -> Known:
 
 
 def test_trials_come_first_and_an_edge_extends_them_for_all() -> None:
-    arms, factors = ("1b", "4", "2", "7"), (0.25, 0.5, 1.0, 2.0, 4.0)
+    arms, factors = ("1b", "4", "2", "7"), (0.125, 0.25, 0.5, 1.0, 2.0)
     state = known_with({})
     assert [spec.kind for spec in manifest(state, ["i"])] == ["trial"] * 20
     assert {spec.points["trial"] for spec in manifest(state, ["i"]) if spec.arm == "4"} == {1200}
-    flat = {f"i-trial-{arm}-r{f:g}": abs(f - 1) for arm in arms for f in factors}
+    flat = {f"i-trial-{arm}-r{f:g}": abs(f - 0.5) for arm in arms for f in factors}
     state = known_with(flat)
     specs = list(manifest(state, ["i"]))
     assert [spec.kind for spec in specs] == ["trial"] * 20 + ["main"] * 20
-    assert rate_of(state, "4") == 1
-    state = known_with(flat | {"i-trial-4-r4": -1.0})
-    assert factors_tried(state, arms) == [*factors, 8.0]
-    assert sum(spec.rate == 8 for spec in manifest(state, ["i"])) == 4
+    assert rate_of(state, "4") == 0.5
+    state = known_with(flat | {"i-trial-4-r2": -1.0})
+    assert factors_tried(state, arms) == [*factors, 4.0]
+    assert sum(spec.rate == 4 for spec in manifest(state, ["i"])) == 4
     assert all(spec.kind == "trial" for spec in manifest(state, ["i"]))
 
 

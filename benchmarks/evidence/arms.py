@@ -12,8 +12,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.model.args import ModelArgs
 
 from .characters import CharacterTokenizer
-
-RAW = 1  # a fold factor that keeps all 24 bits: patch arms see the pixels themselves
+from .colors import RAW
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Arm:
     Attributes:
         name: of the protocol.
         title: what a reader is told.
-        front: "pixels", "linear", "mlp" or "conv".
+        front: "pixels", "linear", "mlp" or "conv"; in ablations that predict words alone "rgb", "both" or "whole", see
+            `pixel_fronts`.
         window: side of a window or patch in pixels of the image, after upsampling.
         width: of the front end: what makes parameters equal; 0: a single matrix.
         upsample: factor by which the image is enlarged first.
@@ -67,6 +67,11 @@ class Arm:
     def reads_alone(self, step: int) -> bool:
         """Whether a step predicts words alone."""
         return not self.is_pixel or self.objective == "words" or step % self.dense_every > 0
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the front end is given whole images beside their windows."""
+        return self.front in ("conv", "whole")
 
     @property
     def is_pixel(self) -> bool:

@@ -50,7 +50,7 @@ def batch_of(
     """
     words = words or not arm.is_pixel or arm.objective == "words"
     queries = 0 if words else arm.pixel_queries
-    if arm.front != "conv":
+    if not arm.sees_images:
         rows = [[d] for d in documents]
         return collate(rows, args, exact=True, boundary=not words, pixel_queries=queries, seed=seed)
     placed, images = with_images(list(documents), args.window_size)

@@ -21,9 +21,10 @@ from mlx_pixword.model.layers import Layer, Linear
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.windows import from_windows
 
-from .arms import RAW, Arm
+from .arms import Arm
+from .colors import NO_PIXEL, channels
+from .pixel_fronts import PIXEL_FRONTS
 
-NO_PIXEL = 2**24
 BOTTOM = 4  # stride of the convolutional stem
 
 
@@ -32,14 +33,6 @@ class ImageBatch(Batch):
     """A batch with whole images, int32 ``[images, height, width]`` of 24-bit colours, `NO_PIXEL` beyond their edges."""
 
     images: mx.array | None = None
-
-
-def channels(colors: mx.array, fold: int = RAW) -> mx.array:
-    """24-bit colours ``[...]`` to ``[..., 3]`` in -1..1, each level folded to the centre of its bin."""
-    levels = mx.stack([colors & 255, (colors >> 8) & 255, (colors >> 16) & 255], axis=-1)
-    if fold > 1:
-        levels = levels // fold * fold + (fold - 1) // 2
-    return levels.astype(mx.float32) / 127.5 - 1
 
 
 class PatchFront(nn.Module):
@@ -122,7 +115,8 @@ class PatchModel(PixWordModel):
     def __init__(self, arm: Arm, args: ModelArgs) -> None:
         nn.Module.__init__(self)
         self.embed_words = Table(args.vocab_size, args.hidden_size)
-        self.image_block: Any = (ConvFront if arm.front == "conv" else PatchFront)(arm, args)
+        fronts: dict[str, Any] = {"conv": ConvFront, **PIXEL_FRONTS}
+        self.image_block: Any = fronts.get(arm.front, PatchFront)(arm, args)
         self.layers = [Layer(args) for _ in range(args.num_layers)]
         self.norm = nn.RMSNorm(args.hidden_size, args.rms_norm_eps)
         self.head = Table(args.vocab_size, args.hidden_size)

@@ -14,6 +14,7 @@ from mlx_pixword.common.errors import PixWordError
 from .arms import ARMS, BLOCKS
 from .plan import Plan
 
+WORDS_ALONE = {"objective": "words", "pixel_queries": 0}
 ABLATIONS: dict[str, dict[str, Any]] = {  # changes of arm 1b
     "as it is": {},
     "fold 8": {"fold": 8}, "fold 16": {"fold": 16}, "fold 64": {"fold": 64},
@@ -21,10 +22,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # changes of arm 1b
     "window 2": {"window": 2}, "window 8": {"window": 8}, "window 16": {"window": 16, "summary_rank": 64},
     "summary of the last pixel": {"summary": "last"},
     "sequence positions": {"positions": "sequence"},
-    "words alone": {"objective": "words", "pixel_queries": 0},
+    "words alone": WORDS_ALONE, "linear RGB in place of tokens (words alone)": {"front": "rgb"},
+    "full attention (words alone)": {"front": "whole"},
+    "two image layers (words alone)": {**WORDS_ALONE, "image_layers": 2},
+    "two image layers, windows seen both ways (words alone)": {"front": "both", "image_layers": 2},
     "boundary loss (no conditional attention)": {"pixel_queries": 0},
 }  # fmt: skip
-NOT_BUILT = ("linear RGB in place of tokens", "full attention", "bidirectional windows")
 TRIAL_SEED, MAX_EXTENSIONS = 100, 2
 SAME = 0.03  # points of a run this close to each other are one
 
