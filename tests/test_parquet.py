@@ -100,6 +100,19 @@ def test_columns_of_text_that_nobody_reads_are_named(tmp_path):
     assert not open_source(table(tmp_path / "c.parquet", [rows[0] | {"text": "t"}])).unusable
 
 
+@pytest.mark.parametrize("key", ["captions", "caption", "text"])
+def test_each_of_several_captions_is_a_document(tmp_path, key):
+    rows = [(["red", "ruby"], "red"), ([], "red"), (["sea"], "blue"), (None, "blue"), (["", "sky"], "blue")]
+    rows = [{"image": {"bytes": png(color), "path": None}, key: captions} for captions, color in rows]
+    source = open_source(table(tmp_path / "t.parquet", rows, row_group_size=2))
+    expected = [[RED, "red"], [RED, "ruby"], [RED], [BLUE, "sea"], [BLUE], [BLUE, "sky"]]
+    assert [shown(source.parts(n)) for n in range(len(source))] == expected and source.captioned
+    assert list(source.texts()) == ["red", "ruby", "sea", "sky"] and source.label(3) == "record 2 of t.parquet"
+    objects = [{"image": {"bytes": png(), "path": None}, "sentences": [{"raw": "one", "id": 1}, {"raw": "two"}]}]
+    assert list(open_source(table(tmp_path / "u.parquet", objects)).texts()) == ["one", "two"]
+    refused("there are no images", open_source, table(tmp_path / "v.parquet", [{"text": ["a", "b"]}]))
+
+
 def test_rows_can_be_read_from_threads_in_any_order(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "_GROUPS", 2)
     rows = [{"image": {"bytes": png((n, 0, 0))}, "text": str(n)} for n in range(40)]
@@ -124,7 +137,7 @@ def test_bad_images_inside_are_bad_images(tmp_path):
         ([{"photo": {"bytes": b"x", "path": "y"}, "text": "t"}], "the column 'photo' looks like an image"),
         ([{"photos": [{"bytes": b"x", "path": "y"}], "text": "t"}], "the column 'photos' looks like an image"),
         ([{"img_path": "a.png", "text": "t"}], "the column 'img_path' looks like images; they are read from"),
-        ([{"image": {"bytes": b"x"}, "caption": ["a", "b"]}], "the column 'caption' holds list.* a text is needed"),
+        ([{"image": {"bytes": b"x"}, "caption": [{"a": 1}]}], "the column 'caption' holds list.* a text is needed"),
         ([{"image": {"bytes": b"x"}, "words": ["a", "b"]}], "the column 'words' holds list"),
         ([{"image": {"bytes": b"x"}, "images": [{"bytes": b"x"}]}], "images in the columns image and images; keep one"),
         ([{"a": 1, "b": 2}], "has no column of images"),

@@ -259,6 +259,39 @@ def test_lines_of_records_under_the_name_of_json(tmp_path):
     assert list(open_source(write(tmp_path / "c.json", lines)).texts()) == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    "record, captions",
+    [
+        ({"captions": ["one", " two "]}, ["one", "two"]),
+        ({"caption": ["one", "", None, "two"]}, ["one", "two"]),
+        ({"text": ["one", "two"], "split": "train"}, ["one", "two"]),
+        ({"sentences": [{"raw": "one", "tokens": ["one"]}, {"raw": "two"}]}, ["one", "two"]),
+        ({"captions": "one"}, ["one"]),
+        ({"captions": []}, [None]),
+    ],
+)
+def test_each_of_several_captions_is_a_document(tmp_path, record, captions):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png", png("blue"))
+    lines = [{"image": "a.png", **record}, {"image": "b.png", "caption": "last"}]
+    expected = [*([RED, caption] if caption else [RED] for caption in captions), [BLUE, "last"]]
+    for name, content in (
+        ("c.jsonl", "\n".join(map(json.dumps, lines))), ("c.json", json.dumps(lines)),
+        ("l.json", "\n".join(map(json.dumps, lines))),
+    ):  # fmt: skip
+        source = open_source(write(tmp_path / name, content))
+        assert [shown(source.parts(n)) for n in range(len(source))] == expected
+        assert len({key for key, _ in source.entries()}) == len(source)
+        (tmp_path / name).unlink()
+    folder = open_source(write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, lines))).parent)
+    assert [shown(folder.parts(n)) for n in range(len(folder))] == expected
+
+
+@pytest.mark.parametrize("record", [{"text": ["a", "b"]}, {"images": ["a.png", "b.png"], "text": ["a", "b"]}])
+def test_lists_of_texts_that_are_no_captions_are_refused(tmp_path, record):
+    refused("line 1: expected", open_source, write(tmp_path / "c.jsonl", json.dumps(record)))
+
+
 # --- COCO, and names with captions ------------------------------------------------------------------------------------
 
 
@@ -293,3 +326,20 @@ def test_names_with_captions(tmp_path):
     write(tmp_path / "a.png")
     source = open_source(write(tmp_path / "c.json", json.dumps({"a.png": "one", "b.jpg": "two"}, indent=1)))
     assert shown(source.parts(0)) == [RED, "one"] and list(source.texts()) == ["one", "two"]
+
+
+def test_names_with_several_captions_and_karpathys_splits(tmp_path):
+    write(tmp_path / "val/a.png")
+    write(tmp_path / "val/b.png", png("blue"))
+    names = {"a.png": ["one", {"caption": "two"}], "b.png": {"caption": "three", "tags": "x"}}
+    sentences = {"a.png": [{"raw": "one"}, {"raw": "two"}], "b.png": [{"raw": "three"}]}
+    images = [{"filename": name, "filepath": "val", "sentences": told} for name, told in sentences.items()]
+    for path in (
+        write(tmp_path / "val/c.json", json.dumps(names)),
+        write(tmp_path / "dataset.json", json.dumps({"images": images, "dataset": "coco"})),
+    ):
+        for source in map(open_source, (path, path.parent)):
+            assert [shown(source.parts(n)) for n in range(3)] == [[RED, "one"], [RED, "two"], [BLUE, "three"]]
+        path.unlink()
+    images[0]["sentences"] = 3
+    refused('"filename" and "sentences"', open_source, write(tmp_path / "d.json", json.dumps({"images": images})))

@@ -11,13 +11,15 @@ from ..common.settings import shown
 from ..pixels.formats import is_image_name
 from .base import Picture
 from .member_file import MemberFile
-from .record_parts import place_images
+from .record_parts import captions_in, place_images, shape
 
 MAX_BYTES = 2**30  # COCO's own files have 30 to 100 MB
 
 
 class CaptionObject:
     """A source with one document a caption, and one an image that has none; held in memory.
+
+    COCO's own, Karpathy's splits of it (``images`` with ``sentences``), and names of images with one caption or a list.
 
     Args:
         path: the file.
@@ -41,7 +43,7 @@ class CaptionObject:
         except (ValueError, RecursionError) as error:
             raise PixWordError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}") from None
         try:
-            self._documents = _coco(value) if "images" in value and "annotations" in value else _names(value)
+            self._documents = _documents(value)
         except PixWordError as error:
             raise PixWordError(f"{path}: {error}") from None
         if not self._documents:
@@ -81,6 +83,26 @@ class CaptionObject:
         return f"a caption of {self._documents[index][0]}"
 
 
+def _documents(value: dict[str, Any]) -> list[tuple[str, str]]:
+    images = value.get("images")
+    if "annotations" in value and images is not None:
+        return _coco(value)
+    if isinstance(images, list) and images and all(isinstance(i, dict) and "sentences" in i for i in images):
+        return _karpathy(images)
+    return _names(value)
+
+
+def _karpathy(images: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    documents = list[tuple[str, str]]()
+    for image in images:
+        name, captions = image.get("filename"), captions_in(image["sentences"])
+        if not isinstance(name, str) or captions is None:
+            raise PixWordError(f'expected images of "filename" and "sentences" with "raw", got {shape(image)}')
+        name = f"{folder}/{name}" if isinstance(folder := image.get("filepath"), str) and folder else name
+        documents += [(name, caption) for caption in captions or [""]]
+    return documents
+
+
 def _coco(value: dict[str, Any]) -> list[tuple[str, str]]:
     try:
         names = {image["id"]: image["file_name"] for image in value["images"]}
@@ -100,9 +122,10 @@ def _coco(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _names(value: dict[str, Any]) -> list[tuple[str, str]]:
-    if not all(is_image_name(name) and isinstance(text, str) for name, text in value.items()):
+    captions = {name: captions_in([told] if isinstance(told, (str, dict)) else told) for name, told in value.items()}
+    if not all(is_image_name(name) and told is not None for name, told in captions.items()):
         raise PixWordError(
             'expected an array of records, COCO\'s "images" and "annotations", or names of images with captions, '
             f"got an object of {', '.join(map(shown, list(value)[:3]))}"
         )
-    return list(value.items())
+    return [(name, caption) for name, told in captions.items() for caption in told or [""]]

@@ -14,7 +14,7 @@ from .base import Picture, digest_of
 from .names import cache_key
 from .parquet_columns import NOT_READ, find_columns
 from .pictures import decode_encoded
-from .record_parts import place_images, turns_of
+from .record_parts import captions_in, place_images, turns_of
 from .references import parse_references
 
 MAX_GROUP = 2**31  # bytes that a group of rows may unpack to
@@ -24,7 +24,7 @@ _GROUPS = 64  # groups that are kept at the most
 
 
 class ParquetFile:
-    """A source with one record a document: its images, and its text.
+    """A source with one record a document: its images, and its text; of a list of captions, one caption a document.
 
     A record can be had only by unpacking its group, so the last groups are kept. Groups of some hundred, as Hugging
     Face writes them, are quick; a file of one large group is as quick only if all of it fits `HELD`.
@@ -42,6 +42,7 @@ class ParquetFile:
     def __init__(self, path: Path, resolve: Callable[[str], Picture]) -> None:
         self.name, self._path, self._resolve = str(path), path, resolve
         self._lock, self._held, self._bytes = Lock(), OrderedDict[int, tuple[list[Any], int]](), 0
+        self._captions: np.ndarray | None = None  # of lists of them: row and place of each document's
         self._file = _open(path)
         self._ends = np.cumsum([_rows(self._file, n, path) for n in range(self._file.num_row_groups)])
         if not len(self):
@@ -50,19 +51,23 @@ class ParquetFile:
         self._images, self._text = columns.images, columns.text
         self.captioned = bool(self._images) and self._text is not None
         self.unusable = [(f"{path}:{name}", NOT_READ) for name in columns.unread]
+        if columns.captions and columns.text:
+            self._captions = self._list_captions(columns.text)
 
     def __len__(self) -> int:
+        if self._captions is not None:
+            return len(self._captions)
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def parts(self, index: int) -> list[str | Picture]:
         """See ``Source.parts``."""
-        record = self._record(index)
-        pictures = [self._picture(value, index, n) for n, value in self._values(record)]
+        row, record = self._record(index)
+        pictures = [self._picture(value, row, n) for n, value in self._values(record)]
         return self._document(record, pictures)
 
     def document_texts(self, index: int) -> list[str]:
         """The texts of one document, without decoding an image."""
-        record = self._record(index)
+        _, record = self._record(index)
         parts = self._document(record, [None] * len(self._values(record)))
         return [part for part in parts if isinstance(part, str)]
 
@@ -74,7 +79,7 @@ class ParquetFile:
     def references(self) -> Iterator[str]:
         """All references to images that lie outside the file."""
         for index in range(len(self)):
-            values = (value for _, value in self._values(self._record(index)))
+            values = (value for _, value in self._values(self._record(index)[1]))
             paths = (
                 value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in values
             )
@@ -89,11 +94,11 @@ class ParquetFile:
     def entries(self) -> Iterator[tuple[str, int]]:
         """What each document is made of: a row of this very file, because rows are not looked into."""
         digest = self.digest()
-        return ((f"{digest} {row}", -1) for row in range(len(self)))
+        return ((f"{digest} {index}", -1) for index in range(len(self)))
 
     def label(self, index: int) -> str:
         """What a message calls a record."""
-        return f"record {index} of {self._path.name}"
+        return f"record {self._place(index)[0]} of {self._path.name}"
 
     def _values(self, record: dict[str, Any]) -> list[tuple[int, Any]]:
         """The images of a record as the file has them, each with its number."""
@@ -121,27 +126,51 @@ class ParquetFile:
             return self._resolve(value)
         raise PixWordError(f"{self._path}, record {index}: an image is neither bytes nor a path")
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def _place(self, index: int) -> tuple[int, int]:
+        """The row of a document, and the place of its caption in the row's list."""
         index = range(len(self))[index]
-        group = int(np.searchsorted(self._ends, index, side="right"))
+        if self._captions is None:
+            return index, 0
+        row, place = self._captions[index].tolist()
+        return row, place
+
+    def _record(self, index: int) -> tuple[int, dict[str, Any]]:
+        """The row of a document, and what it holds."""
+        row, place = self._place(index)
+        group = int(np.searchsorted(self._ends, row, side="right"))
         rows = self._group(group)
-        record: dict[str, Any] = rows[index - (int(self._ends[group - 1]) if group else 0)]
-        return record
+        record: dict[str, Any] = rows[row - (int(self._ends[group - 1]) if group else 0)]
+        if self._captions is not None and self._text is not None:
+            captions = captions_in(record[self._text])
+            record = {**record, self._text: captions[place] if captions else None}
+        return row, record
+
+    def _list_captions(self, column: str) -> np.ndarray:
+        """Row and place of every caption, int64 ``[documents, 2]``; a row without captions is a document too."""
+        found, row = list[tuple[int, int]](), 0
+        for group in range(len(self._ends)):
+            for record in self._read(group, [column])[0]:
+                found += [(row, place) for place in range(len(captions_in(record[column]) or [""]))]
+                row += 1
+        return np.array(found, np.int64).reshape(-1, 2)
+
+    def _read(self, group: int, columns: list[Any]) -> tuple[list[Any], int]:
+        """Columns of a group as rows, and the bytes that they take."""
+        try:
+            table = self._file.read_row_group(group, columns=columns)
+            rows = table.to_pylist()
+        except Exception as error:  # pyarrow raises many kinds, all of them for a damaged file
+            reason = " ".join(str(error).split())[:200]
+            raise PixWordError(f"{self._path}, group of rows {group}: damaged: {reason}") from error
+        if len(rows) != self._file.metadata.row_group(group).num_rows:
+            raise PixWordError(f"{self._path}, group of rows {group}: damaged: it has {len(rows):,} rows")
+        return rows, table.nbytes
 
     def _group(self, number: int) -> list[Any]:
         with self._lock:  # a file of pyarrow is read by one thread at a time
             if number not in self._held:
-                columns = [*self._images, *([self._text] if self._text else [])]
-                try:
-                    table = self._file.read_row_group(number, columns=columns)
-                    rows = table.to_pylist()
-                except Exception as error:  # pyarrow raises many kinds, all of them for a damaged file
-                    reason = " ".join(str(error).split())[:200]
-                    raise PixWordError(f"{self._path}, group of rows {number}: damaged: {reason}") from error
-                if len(rows) != self._file.metadata.row_group(number).num_rows:
-                    raise PixWordError(f"{self._path}, group of rows {number}: damaged: it has {len(rows):,} rows")
-                self._held[number] = rows, table.nbytes
-                self._bytes += table.nbytes
+                self._held[number] = self._read(number, [*self._images, *([self._text] if self._text else [])])
+                self._bytes += self._held[number][1]
                 while len(self._held) > 1 and (self._bytes > HELD or len(self._held) > _GROUPS):
                     self._bytes -= self._held.popitem(last=False)[1][1]
             self._held.move_to_end(number)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import PixWordError
-from .record_parts import IMAGE_KEYS, LABEL_KEYS, TEXT_KEYS, TURN_KEYS, looks_like_image
+from .record_parts import HOLDERS, IMAGE_KEYS, LABEL_KEYS, LIST_KEYS, TEXT_KEYS, TURN_KEYS, looks_like_image
 
 NOT_READ = "a column that is not read"
 _LOOKED_AT = 16  # rows in which an image may show under a key that nobody would read
@@ -22,6 +22,7 @@ class Columns:
         images: the column of images, or none.
         text: the column of text, or None.
         turns: whether the text is a conversation.
+        captions: whether it is a list of captions.
         unread: columns of text that nobody reads, where no other column holds text.
         labels: names of a column of class numbers, as Hugging Face's data sets note them; empty where there are none.
     """
@@ -29,6 +30,7 @@ class Columns:
     images: list[str]
     text: str | None
     turns: bool
+    captions: bool
     unread: list[str]
     labels: list[str]
 
@@ -47,7 +49,10 @@ def find_columns(file: Any, path: Path) -> Columns:
     if not images:
         _refuse_paths(file, [name for name in others if name != text and _is_text(kinds[name])], path)
     unread = [name for name in others if _holds(kinds[name], _is_text)] if text is None else []
-    return Columns(images, text, turns, unread, _labels(file.schema_arrow, text))
+    captions = text is not None and not turns and _is_captions(text, kinds[text])
+    if captions and not images:
+        raise PixWordError(f"{path}: the column {text!r} holds lists, and there are no images; write one text a record")
+    return Columns(images, text, turns, captions, unread, _labels(file.schema_arrow, text))
 
 
 def _images(kinds: Mapping[str, Any], path: Path) -> list[str]:
@@ -69,7 +74,7 @@ def _text(kinds: Mapping[str, Any], path: Path) -> tuple[str | None, bool]:
     turns = [name for name in kinds if name in TURN_KEYS]
     if not texts and turns:
         return turns[0], True
-    plain = [name for name in texts or labels if _is_text(kinds[name]) or str(kinds[name]).startswith(_NUMBERS)]
+    plain = [name for name in texts or labels if _is_plain(kinds[name]) or _is_captions(name, kinds[name])]
     if (texts or labels) and not plain:
         name = (texts or labels)[0]
         raise PixWordError(f"{path}: the column {name!r} holds {kinds[name]}, and a text is needed; write one a record")
@@ -90,6 +95,20 @@ def _refuse_paths(file: Any, names: list[str], path: Path) -> None:
     for name in names:
         if any(looks_like_image(row[name]) for row in rows):
             raise PixWordError(f"{path}: the column {name!r} looks like images; they are read from {IMAGE_KEYS}")
+
+
+def _is_plain(kind: Any) -> bool:
+    return _is_text(kind) or str(kind).startswith(_NUMBERS)
+
+
+def _is_captions(name: str, kind: Any) -> bool:
+    """Whether a column holds lists of captions: of texts, or of objects with one each."""
+
+    def is_caption(kind: Any) -> bool:
+        is_object = str(kind).startswith("struct")
+        return _is_text(kind) or (is_object and any(kind.get_field_index(key) >= 0 for key in HOLDERS))
+
+    return name.lower() in (*TEXT_KEYS, *LIST_KEYS) and not is_caption(kind) and _holds(kind, is_caption)
 
 
 def _is_text(kind: Any) -> bool:

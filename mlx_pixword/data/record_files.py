@@ -10,7 +10,7 @@ from .base import MAX_TEXT_BYTES, Picture
 from .coco import MAX_BYTES, CaptionObject
 from .member_file import MemberFile
 from .parquet import ParquetFile
-from .record_parts import array_parts, caption_parts
+from .record_parts import LIST_KEYS, TEXT_KEYS, TURN_KEYS, array_parts, caption_parts
 from .records import RecordFile, parse_json, scan_array, scan_lines
 from .tables import Table
 
@@ -74,6 +74,6 @@ def _open_json(path: Path | MemberFile, resolve: Callable[[str], Picture]) -> Re
 def _is_record(line: bytes) -> bool:
     """Whether the first line of a file is a whole record, with a key of its own for text or images."""
     try:
-        return bool({"text", "caption", "conversations", "messages"} & parse_json(line).keys())
+        return bool({*TEXT_KEYS, *LIST_KEYS, *TURN_KEYS} & parse_json(line).keys())
     except PixWordError:
         return False

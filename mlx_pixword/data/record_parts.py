@@ -11,7 +11,9 @@ from .references import parse_references
 
 IMAGE_KEYS = ("image", "images", "file_name", "filename", "image_path", "path", "file")
 TEXT_KEYS = ("text", "caption")
-LABEL_KEYS = ("words", "label", "transcription")  # text where there is none of the former
+LIST_KEYS = ("captions", "sentences")  # of captions of one image, where there is none of the former
+HOLDERS = (*TEXT_KEYS, "raw")  # in objects that hold one caption each
+LABEL_KEYS = (*LIST_KEYS, "words", "label", "transcription")  # text where there is none of the former
 TURN_KEYS = ("conversations", "messages")
 MARK = "<image>"  # LLaVA's
 
@@ -36,9 +38,38 @@ def caption_parts(record: Mapping[str, Any], resolve: Resolve) -> list[Any]:
     if not images and isinstance(record.get("text"), str) and text is not None:
         return parse_references(text, resolve)
     raise PixWordError(
-        'expected {"text": ...} or {"image": ..., "caption": ...} of strings (image, images or file_name; text or '
-        f"caption), got {shape(record)}"
+        'expected {"text": ...} or {"image": ..., "caption": ...} of strings (image, images or file_name; text, '
+        f"caption or a list of captions), got {shape(record)}"
     )
+
+
+def each_caption(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A record for each of its captions, where it has a list of them; else the record itself.
+
+    Captions are texts, or objects that hold one each, as in Karpathy's splits of COCO and Flickr30k.
+    """
+    given = [key for key in (*TEXT_KEYS, *LIST_KEYS) if record.get(key) is not None]
+    key = next((key for key in given if record[key] != []), given[0] if given else "")
+    captions = captions_in(record.get(key))
+    images = [record[key] for key in IMAGE_KEYS if record.get(key) not in (None, "", [])]
+    if captions is None or not images or any(isinstance(image, list) and len(image) > 1 for image in images):
+        return [record]
+    rest = {name: value for name, value in record.items() if name not in (*TEXT_KEYS, *LIST_KEYS)}
+    return [{**rest, "caption": caption} for caption in captions or [""]]
+
+
+def captions_in(value: Any) -> list[str] | None:
+    """The captions in a list of texts, or of objects that hold them, without empty ones; None for anything else."""
+    if not isinstance(value, list):
+        return None
+    texts = list[str]()
+    for item in value:
+        text = next((item[key] for key in HOLDERS if key in item), item) if isinstance(item, dict) else item
+        if isinstance(text, str):
+            texts += [text.strip()] if text.strip() else []
+        elif text is not None:
+            return None
+    return texts
 
 
 def llava_parts(record: Mapping[str, Any], resolve: Resolve, captions: bool = False) -> list[Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +14,10 @@ import numpy as np
 from ..common.errors import PixWordError
 from .base import MAX_TEXT_BYTES, Picture, too_long
 from .member_file import MemberFile
+from .record_parts import each_caption
 
 Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
-ToParts = Callable[[dict[str, Any], Callable[[str], Any]], list[Any]]
+ToParts = Callable[[Mapping[str, Any], Callable[[str], Any]], list[Any]]
 
 _CHUNK = 2**20
 _LONGEST = 2**26  # bytes of a record in an array, after which the search for its end gives up
@@ -30,7 +31,9 @@ class DamagedRecords(PixWordError):
 
 
 class RecordFile:
-    """A source with one JSON record a document. Every record is checked when the file is opened.
+    """A source with one document a record, and of a record with several captions one a caption.
+
+    Every record is checked when the file is opened.
 
     Args:
         path: the file.
@@ -59,7 +62,7 @@ class RecordFile:
         self._path, self._resolve, self._to_parts, self._parse_raw = path, resolve, to_parts, parse or parse_json
         self._unit = "record" if scan is scan_array else "line"
         self._digest, self._each = hashlib.sha256(), array("Q")  # of all records; of each
-        self._spans = self._index(scan)  # int64 [documents, 3]: first byte, end, number
+        self._spans = self._index(scan)  # int64 [documents, 4]: first byte, end, number, the caption's place
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -102,12 +105,13 @@ class RecordFile:
         try:
             with self._path.open("rb") as file:
                 for start, end, number, raw in scan(file):
-                    record = self._parse(raw, number)
-                    parts = self._convert(record, number, _no_picture)
-                    self.captioned |= len(parts) == 2 and parts[0] is None and parts[1] is not None
-                    spans.extend((start, end, number))
+                    for place, record in enumerate(self._parse(raw, number)):
+                        parts = self._convert(record, number, _no_picture)
+                        self.captioned |= len(parts) == 2 and parts[0] is None and parts[1] is not None
+                        spans.extend((start, end, number, place))
+                        key = raw + b"\0%d" % place if place else raw
+                        self._each.frombytes(hashlib.blake2b(key, digest_size=8).digest())
                     self._digest.update(raw)
-                    self._each.frombytes(hashlib.blake2b(raw, digest_size=8).digest())
         except BrokenArray as error:
             raise PixWordError(f"{self._path} is no JSON array of records: {error}") from None
         except OSError as error:
@@ -116,25 +120,27 @@ class RecordFile:
             raise (DamagedRecords if self.captioned else PixWordError)(str(error)) from None
         if not spans:
             raise PixWordError(f"{self._path} holds no documents; give a file with at least one {self._unit}")
-        return np.array(spans, np.int64).reshape(-1, 3)
+        return np.array(spans, np.int64).reshape(-1, 4)
 
     def _read(self, index: int, resolve: Callable[[str], Any]) -> list[Any]:
-        start, end, number = self._spans[index].tolist()
+        start, end, number, place = self._spans[index].tolist()
         try:
             with self._path.open("rb") as file:
                 file.seek(start)
                 raw = file.read(end - start)
         except OSError as error:
             raise self._error(number, f"cannot be read: {error.strerror or error}") from None
-        return self._convert(self._parse(raw, number), number, resolve)
+        records = self._parse(raw, number)
+        return self._convert(records[min(place, len(records) - 1)], number, resolve)  # a file may have changed
 
-    def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
+    def _parse(self, raw: bytes, number: int) -> list[Mapping[str, Any]]:
+        """The record for each of its captions."""
         try:
-            return self._parse_raw(raw)
+            return each_caption(self._parse_raw(raw))
         except PixWordError as error:
             raise self._error(number, str(error)) from None
 
-    def _convert(self, record: dict[str, Any], number: int, resolve: Callable[[str], Any]) -> list[Any]:
+    def _convert(self, record: Mapping[str, Any], number: int, resolve: Callable[[str], Any]) -> list[Any]:
         try:
             return self._to_parts(record, resolve)
         except PixWordError as error:
