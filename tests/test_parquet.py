@@ -100,6 +100,14 @@ def test_columns_of_text_that_nobody_reads_are_named(tmp_path):
     assert not open_source(table(tmp_path / "c.parquet", [rows[0] | {"text": "t"}])).unusable
 
 
+def test_names_that_webdatasets_become_on_the_hub(tmp_path):
+    rows = [{"jpg": {"bytes": png(), "path": None}, "txt": "t", "json": {"a": 1}, "__key__": "0", "__url__": "x.tar"}]
+    source = open_source(table(tmp_path / "t.parquet", rows))
+    assert shown(source.parts(0)) == [RED, "t"] and source.captioned
+    rows = [{"description": "long", "label": 1, "image": {"bytes": png(), "path": None}, "img_path": "a.png"}]
+    assert shown(open_source(table(tmp_path / "u.parquet", rows)).parts(0)) == [RED, "1"]  # as in other records
+
+
 @pytest.mark.parametrize("key", ["captions", "caption", "text"])
 def test_each_of_several_captions_is_a_document(tmp_path, key):
     rows = [(["red", "ruby"], "red"), ([], "red"), (["sea"], "blue"), (None, "blue"), (["", "sky"], "blue")]
@@ -136,7 +144,7 @@ def test_bad_images_inside_are_bad_images(tmp_path):
     [
         ([{"photo": {"bytes": b"x", "path": "y"}, "text": "t"}], "the column 'photo' looks like an image"),
         ([{"photos": [{"bytes": b"x", "path": "y"}], "text": "t"}], "the column 'photos' looks like an image"),
-        ([{"img_path": "a.png", "text": "t"}], "the column 'img_path' looks like images; they are read from"),
+        ([{"img_url": "a.png", "text": "t"}], "the column 'img_url' looks like images; they are read from"),
         ([{"image": {"bytes": b"x"}, "caption": [{"a": 1}]}], "the column 'caption' holds list.* a text is needed"),
         ([{"image": {"bytes": b"x"}, "words": ["a", "b"]}], "the column 'words' holds list"),
         ([{"image": {"bytes": b"x"}, "images": [{"bytes": b"x"}]}], "images in the columns image and images; keep one"),

@@ -414,9 +414,46 @@ def test_husks_of_heic_files_are_left_out_and_said(tmp_path):
     assert np.abs(np.subtract(shown(source.parts(1))[0], BLUE)).max() < 8
 
 
-@pytest.mark.parametrize("line", ["a.png\tred", '"a.png", "red"', "\ufeffa.png;red", "b/a.jpg,red, and more"])
-def test_a_table_that_is_named_as_a_text_is_refused(tmp_path, line):
-    """It would be one document of words, without any image."""
-    refused("gt.txt is a table of images and texts; name it .csv", open_source, write(tmp_path / "gt.txt", f"{line}\n"))
-    for text in ("a.png is a picture", "Look, a.png", REFERENCE.format("a.png") + ", red"):
-        assert len(open_source(write(tmp_path / "text.txt", text))) == 1
+LABELS = {  # as PaddleOCR, ICDAR, Kaggle's Flickr8k and its first edition, and TRDG have them
+    "rec_gt.txt": 'a.png\tred\nb/c.png\t"blue\n',
+    "gt.txt": '\ufeffa.png, "red"\r\nb/c.png, "\\"blue"\r\n',
+    "captions.txt": 'image,caption\na.png,red\nb/c.png,"""blue"\n',
+    "Flickr8k.token.txt": 'a.png#0\tred\nb/c.png#3\t"blue\n',
+    "labels.txt": 'a.png red\nb/c.png "blue\n',
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("place", ["file", "folder", "zip"])
+def test_labels_in_texts(tmp_path, name, place):
+    """They would be one document of words, or left out."""
+    write(tmp_path / "d/read.txt", "a.png is one of the pictures")
+    files = {"a.png": png(), "b/c.png": png("blue"), name: LABELS[name].encode()}
+    path = write_zip(tmp_path / "d.zip", files) if place == "zip" else tmp_path / "d"
+    if place != "zip":
+        for file, content in files.items():
+            write(path / file, content)
+    source = open_source(path / name if place == "file" else path)
+    assert [shown(source.parts(n)) for n in range(len(source))] == [[RED, "red"], [BLUE, '"blue']] and source.captioned
+    assert left_out([source]) == ("; left out: 1 .txt" if place == "folder" else "")
+
+
+@pytest.mark.parametrize("text", ["a.png is a picture", "Look, a.png", REFERENCE.format("a.png") + ", red", "a.png"])
+def test_texts_that_are_no_labels(tmp_path, text):
+    assert open_source(write(tmp_path / "text.txt", text)).captioned is False
+    write(tmp_path / "gt.txt", "a.png\tred\n")
+    refused("gt.txt is a table of images and texts; give that file itself", open_source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("file_name,text\na.png,caf\u00e9\n".encode("cp1252"), "line 2: not valid UTF-8"),
+        (b"picture,text\na.png,one\n", "the key 'picture' looks like an image"),
+        (b"file_name,text,caption\na.png,one,two\n", "got the keys text and caption; keep one of them"),
+    ],
+)
+def test_captions_that_cannot_be_read_are_no_reason_to_go_on_without(tmp_path, content, message):
+    write(tmp_path / "a.png")
+    write(tmp_path / "l.csv", content)
+    refused(message, open_source, tmp_path)

@@ -14,7 +14,7 @@ from .member_file import MemberFile
 from .names import checked, find_file, normal, on_disk
 from .parquet import ParquetFile
 from .record_files import SUFFIXES, Records, open_records
-from .records import DamagedRecords
+from .record_parts import DamagedRecords
 from .references import image_opener, member_opener
 
 _METADATA = "metadata"  # Hugging Face's name for records of the images they lie beside
@@ -104,6 +104,8 @@ def _collect(
         except PixWordError as error:
             if is_metadata:
                 raise
+            if name.lower().endswith(".txt"):
+                continue  # it is no table
             found.unusable.append((name, f"no records of images: {str(error).rpartition(name)[2].lstrip(', :')}"))
             continue
         images = there.intersection(named(name, source.references()))
@@ -122,11 +124,16 @@ def _folders(name: str) -> list[str]:
 
 
 def _candidates(files: Sequence[str]) -> list[str]:
-    """Files that may hold captions of images: records anywhere, COCO's, and at the top ``.json`` of no image's name."""
+    """Files that may hold captions of images: records anywhere, COCO's, and what no image has its name from.
+
+    These are ``.json`` at the top, and labels in ``.txt`` anywhere.
+    """
     names = [file for file in files if file.lower().endswith(SUFFIXES)]
     objects = [file for file in files if file.lower().endswith(".json") and "/" not in file][: _MOST + 1]
-    stems = {file[: file.rfind(".")] for file in files if is_image_name(file)} if objects else set()
+    texts = [file for file in files if file.lower().endswith(".txt")]
+    stems = {file[: file.rfind(".")] for file in files if is_image_name(file)} if objects or texts else set()
     names += filter(_COCO.fullmatch, files)
-    names += [file for file in objects if file[: file.rfind(".")] not in stems and len(objects) <= _MOST]
+    for kind in (objects, [text for text in texts if text[: text.rfind(".")] not in stems][: _MOST + 1]):
+        names += [file for file in kind if file[: file.rfind(".")] not in stems and len(kind) <= _MOST]
     metadata = [name for name in names if PurePosixPath(name).stem.lower() == _METADATA]
     return names if len(names) <= _MOST else metadata  # of more, each would belong to one image

@@ -1,11 +1,16 @@
-"""A file inside an archive that is read like one on the disk."""
+"""Files of records that are held in memory: members of archives, and text that is UTF-16."""
 
+import codecs
 import posixpath
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 from ..common.errors import PixWordError
 from .archives import Archive
+
+MAX_UTF16 = 2**28  # bytes of a file in UTF-16
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class MemberFile:
@@ -26,3 +31,34 @@ class MemberFile:
         except PixWordError as error:
             raise PixWordError(f"{self}: {error}") from None
         return BytesIO(self._content)
+
+
+class Utf16File(MemberFile):
+    """A text file on the disk in UTF-16, as Excel's "Unicode text" and Windows' PowerShell write it, read as UTF-8."""
+
+    def __init__(self, path: Path | MemberFile, content: bytes) -> None:
+        self._path, self.name, self.suffix, self._content = path, path.name, path.suffix, content
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def open(self, _mode: str = "rb") -> BinaryIO:
+        """The file's bytes in UTF-8."""
+        return BytesIO(self._content)
+
+
+def as_utf8(path: Path | MemberFile) -> Path | MemberFile:
+    """The file itself, or one with its text in UTF-8 if it begins with the mark of UTF-16."""
+    try:
+        with path.open("rb") as file:
+            if not (start := file.read(2)).startswith(_MARKS):
+                return path
+            content = start + file.read(MAX_UTF16)
+    except OSError:
+        return path  # it is reported by what reads it
+    if len(content) > MAX_UTF16:
+        raise PixWordError(f"{path} is UTF-16 of more than {MAX_UTF16:,} bytes; save it as UTF-8")
+    try:
+        return Utf16File(path, content.decode("utf-16").encode())
+    except UnicodeError:
+        raise PixWordError(f"{path} is not valid UTF-16; save it as UTF-8") from None

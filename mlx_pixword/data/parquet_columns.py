@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import PixWordError
-from .record_parts import HOLDERS, IMAGE_KEYS, LABEL_KEYS, LIST_KEYS, TEXT_KEYS, TURN_KEYS, looks_like_image
+from .record_parts import (
+    HOLDERS,
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    LIST_KEYS,
+    MORE_IMAGE_KEYS,
+    TEXT_KEYS,
+    TURN_KEYS,
+    looks_like_image,
+)
 
 NOT_READ = "a column that is not read"
 _LOOKED_AT = 16  # rows in which an image may show under a key that nobody would read
@@ -45,7 +54,11 @@ def find_columns(file: Any, path: Path) -> Columns:
     images, (text, turns) = _images(kinds, path), _text(kinds, path)
     if not images and text is None:
         raise PixWordError(f"{path} has no column of images ({', '.join(IMAGE_KEYS)}) or text, got {list(kinds)}")
-    others = [name for name, kind in kinds.items() if name not in images and name.lower() not in IMAGE_KEYS]
+    others = [
+        name
+        for name, kind in kinds.items()
+        if name not in images and name.lower() not in (*IMAGE_KEYS, *MORE_IMAGE_KEYS)
+    ]
     if not images:
         _refuse_paths(file, [name for name in others if name != text and _is_text(kinds[name])], path)
     unread = [name for name in others if _holds(kinds[name], _is_text)] if text is None else []
@@ -57,8 +70,11 @@ def find_columns(file: Any, path: Path) -> Columns:
 
 def _images(kinds: Mapping[str, Any], path: Path) -> list[str]:
     """The column of images: the one with their bytes, or else that with their paths."""
-    named = [name for name in kinds if name.lower() in IMAGE_KEYS]
     inside = [name for name, kind in kinds.items() if _holds(kind, _is_bytes)]
+    named = [name for name in kinds if name.lower() in IMAGE_KEYS]
+    if not set(inside) & set(named):  # bytes are preferred, under whichever name
+        more = [name for name in kinds if name.lower() in MORE_IMAGE_KEYS]
+        named = more if set(inside) & set(more) or not named else named
     for name in inside:
         if name not in named:
             raise PixWordError(f"{path}: the column {name!r} looks like an image; images are read from {IMAGE_KEYS}")
@@ -70,7 +86,7 @@ def _images(kinds: Mapping[str, Any], path: Path) -> list[str]:
 def _text(kinds: Mapping[str, Any], path: Path) -> tuple[str | None, bool]:
     """The column of text, and whether it holds conversations."""
     texts = [name for name in kinds if name.lower() in TEXT_KEYS]
-    labels = [name for name in kinds if name.lower() in LABEL_KEYS]
+    labels = sorted((name for name in kinds if name.lower() in LABEL_KEYS), key=lambda n: LABEL_KEYS.index(n.lower()))
     turns = [name for name in kinds if name in TURN_KEYS]
     if not texts and turns:
         return turns[0], True

@@ -8,11 +8,11 @@ from typing import TypeAlias
 from ..common.errors import PixWordError
 from .base import MAX_TEXT_BYTES, Picture
 from .coco import MAX_BYTES, CaptionObject
-from .member_file import MemberFile
+from .member_file import MemberFile, as_utf8
 from .parquet import ParquetFile
 from .record_parts import LIST_KEYS, TEXT_KEYS, TURN_KEYS, array_parts, caption_parts
 from .records import RecordFile, parse_json, scan_array, scan_lines
-from .tables import Table
+from .tables import Table, is_labels
 
 LLAVA_FILE = "chat.json"
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # besides .json, which may hold anything
@@ -30,14 +30,16 @@ def open_records(path: Path | MemberFile, resolve: Callable[[str], Picture]) -> 
     Raises:
         PixWordError: a malformed file.
     """
-    suffix = path.suffix.lower()
+    suffix, path = path.suffix.lower(), as_utf8(path)
     if suffix == ".json":
         return _open_json(path, resolve)
     if suffix == ".parquet":
         if isinstance(path, MemberFile):
             raise PixWordError(f"{path}: Parquet inside an archive cannot be read; unpack it")
         return ParquetFile(path, resolve)
-    if suffix in (".csv", ".tsv"):
+    if suffix == ".txt" and not is_labels(path):
+        raise PixWordError(f"{path} is no table of images and texts")
+    if suffix in (".csv", ".tsv", ".txt"):
         table = Table(path)
         return RecordFile(path, resolve, table.scan, caption_parts, table.parse)
     return RecordFile(path, resolve, scan_lines, array_parts)

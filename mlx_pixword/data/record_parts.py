@@ -10,15 +10,25 @@ from .names import MAX_REFERENCE
 from .references import parse_references
 
 IMAGE_KEYS = ("image", "images", "file_name", "filename", "image_path", "path", "file")
+MORE_IMAGE_KEYS = (  # where there is none of the former
+    "img", "img_path", "image_file", "image_name", "img_name", "filepath", "file_path", "jpg", "jpeg", "png", "webp",
+)  # fmt: skip
 TEXT_KEYS = ("text", "caption")
 LIST_KEYS = ("captions", "sentences")  # of captions of one image, where there is none of the former
 HOLDERS = (*TEXT_KEYS, "raw")  # in objects that hold one caption each
-LABEL_KEYS = (*LIST_KEYS, "words", "label", "transcription")  # text where there is none of the former
+LABEL_KEYS = (  # text where there is none of the former
+    *LIST_KEYS, "words", "label", "transcription", "transcript", "txt", "sentence", "comment", "description", "latex",
+    "formula",
+)  # fmt: skip
 TURN_KEYS = ("conversations", "messages")
 MARK = "<image>"  # LLaVA's
 
 Resolve = Callable[[str], Any]
 T = TypeVar("T")
+
+
+class DamagedRecords(PixWordError):
+    """A malformed record that holds images with their captions: the file is no file of another kind."""
 
 
 def caption_parts(record: Mapping[str, Any], resolve: Resolve) -> list[Any]:
@@ -37,7 +47,10 @@ def caption_parts(record: Mapping[str, Any], resolve: Resolve) -> list[Any]:
         return place_images(text, [resolve(image) for image in images])
     if not images and isinstance(record.get("text"), str) and text is not None:
         return parse_references(text, resolve)
-    raise PixWordError(
+    if len(given := [key for key in TEXT_KEYS if isinstance(record.get(key), str)]) > 1:
+        raise DamagedRecords(f"expected one text, got the keys {' and '.join(given)}; keep one of them")
+    told = any(record.get(key) is not None for key in TEXT_KEYS)
+    raise (DamagedRecords if images and told else PixWordError)(
         'expected {"text": ...} or {"image": ..., "caption": ...} of strings (image, images or file_name; text, '
         f"caption or a list of captions), got {shape(record)}"
     )
@@ -51,7 +64,7 @@ def each_caption(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     given = [key for key in (*TEXT_KEYS, *LIST_KEYS) if record.get(key) is not None]
     key = next((key for key in given if record[key] != []), given[0] if given else "")
     captions = captions_in(record.get(key))
-    images = [record[key] for key in IMAGE_KEYS if record.get(key) not in (None, "", [])]
+    images = list(_given_images(record).values())
     if captions is None or not images or any(isinstance(image, list) and len(image) > 1 for image in images):
         return [record]
     rest = {name: value for name, value in record.items() if name not in (*TEXT_KEYS, *LIST_KEYS)}
@@ -116,11 +129,18 @@ def place_images(text: str, images: Sequence[T]) -> list[str | T]:
 
 def image_names(record: Mapping[str, Any]) -> list[str]:
     """The paths of a record's images; none where the keys are absent or empty."""
-    given = {key: record[key] for key in IMAGE_KEYS if record.get(key) not in (None, "", [])}
+    given = _given_images(record)
     lists = [_paths(value, record) for value in given.values()]
     if any(one != lists[0] for one in lists[1:]):
         raise PixWordError(f"the keys {' and '.join(given)} name different images; keep one of them")
     return lists[0] if lists else []
+
+
+def _given_images(record: Mapping[str, Any]) -> dict[str, Any]:
+    for keys in (IMAGE_KEYS, MORE_IMAGE_KEYS):
+        if given := {key: record[key] for key in keys if record.get(key) not in (None, "", [])}:
+            return given
+    return {}
 
 
 def _paths(value: Any, record: Mapping[str, Any]) -> list[str]:
@@ -165,9 +185,11 @@ def _check_unknown(record: Mapping[str, Any], images: Sequence[str]) -> None:
     known = {*IMAGE_KEYS, *TEXT_KEYS, *LABEL_KEYS, *TURN_KEYS, "id"}
     for key, value in record.items():
         if key not in known and value not in images and looks_like_image(value):
-            if images and isinstance(value, str) and "://" in value:
+            is_link = isinstance(value, str) and "://" in value
+            if images and is_link:
                 continue
-            raise PixWordError(
+            told = any(isinstance(record.get(name), str) for name in (*TEXT_KEYS, *LABEL_KEYS))
+            raise (DamagedRecords if told and not is_link else PixWordError)(
                 f"the key {shown(key)} looks like an image, {shown(value)}; "
                 f"images are read from {', '.join(IMAGE_KEYS)}"
             )

@@ -14,7 +14,7 @@ import numpy as np
 from ..common.errors import PixWordError
 from .base import MAX_TEXT_BYTES, Picture, too_long
 from .member_file import MemberFile
-from .record_parts import each_caption
+from .record_parts import DamagedRecords, each_caption
 
 Scan = Callable[[BinaryIO], Iterator[tuple[int, int, int, bytes]]]  # first byte, end, number from 1, the bytes
 ToParts = Callable[[Mapping[str, Any], Callable[[str], Any]], list[Any]]
@@ -24,10 +24,6 @@ _LONGEST = 2**26  # bytes of a record in an array, after which the search for it
 _DECODE = json.JSONDecoder().raw_decode
 _FIRST = re.compile(r"(?:\xef\xbb\xbf)?\s*\[\s*(\])?")
 _NEXT = re.compile(r"\s*(?:,|(\]))\s*")
-
-
-class DamagedRecords(PixWordError):
-    """A malformed record behind some that hold images with their captions: the file is no file of another kind."""
 
 
 class RecordFile:
@@ -117,7 +113,7 @@ class RecordFile:
         except OSError as error:
             raise PixWordError(f"{self._path} cannot be read: {error.strerror or error}") from None
         except PixWordError as error:
-            raise (DamagedRecords if self.captioned else PixWordError)(str(error)) from None
+            raise (DamagedRecords if self.captioned else type(error))(str(error)) from None
         if not spans:
             raise PixWordError(f"{self._path} holds no documents; give a file with at least one {self._unit}")
         return np.array(spans, np.int64).reshape(-1, 4)
@@ -138,16 +134,17 @@ class RecordFile:
         try:
             return each_caption(self._parse_raw(raw))
         except PixWordError as error:
-            raise self._error(number, str(error)) from None
+            raise self._error(number, error) from None
 
     def _convert(self, record: Mapping[str, Any], number: int, resolve: Callable[[str], Any]) -> list[Any]:
         try:
             return self._to_parts(record, resolve)
         except PixWordError as error:
-            raise self._error(number, str(error)) from None
+            raise self._error(number, error) from None
 
-    def _error(self, number: int, problem: str) -> PixWordError:
-        return PixWordError(f"{self._path}, {self._unit} {number}: {problem}")
+    def _error(self, number: int, problem: PixWordError | str) -> PixWordError:
+        kind = DamagedRecords if isinstance(problem, DamagedRecords) else PixWordError
+        return kind(f"{self._path}, {self._unit} {number}: {problem}")
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Sources of documents on disk: what lies at a path is recognised by its name or content, and opened."""
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from .captions import NOT_AN_IMAGE, pair, read_caption
 from .chain import Chain
 from .known import Names
 from .listing import Listing, list_folder
-from .names import MAX_REFERENCE, normal
+from .names import normal
 from .pictures import ArchivePicture, FilePicture
 from .record_files import LLAVA_FILE, image_folder, open_records
 from .record_files import SUFFIXES as RECORDS
 from .references import check_images, image_opener
+from .tables import is_labels
 from .text_file import SUFFIX, TextFile
 from .texts import Images, TextFiles, has_marks, text_opener
 
@@ -62,22 +62,12 @@ def open_source(
     if is_archive(path):
         return _open_archive(path, names)
     if suffix == ".txt":
-        _refuse_table(path)
+        if is_labels(path):
+            return open_records(path, image_opener(images or path.parent, allow_outside))
         return TextFiles(str(path), [path], text_opener(images, allow_outside), [])
     if is_image_name(path.name):
         return Images(str(path), pair([path.name], lambda _: b""), lambda _: FilePicture(path))
     raise PixWordError(f"{path} is of an unknown kind ({suffix or 'no suffix'}); give {_USABLE}")
-
-
-def _refuse_table(path: Path) -> None:
-    """Refuse a text whose first line is an image's name and its text: it would be read as one document of words."""
-    try:
-        with path.open("rb") as file:
-            cells = re.split(r"[\t,;|]", file.readline(MAX_REFERENCE).decode("utf-8", "replace"), maxsplit=1)
-    except OSError:
-        return  # it is reported when its turn comes
-    if len(cells) > 1 and is_image_name(cells[0].strip(' "\ufeff')):
-        raise PixWordError(f"{path} is a table of images and texts; name it .csv, or .tsv where tabs lie between them")
 
 
 def _open_archive(path: Path, names: Names) -> Source:
@@ -133,6 +123,8 @@ def _are_documents(path: Path, texts: list[str], files: list[str], images: Path 
 
 
 def _open_texts(path: Path, texts: list[str], images: Path | None, allow_outside: bool, listing: Listing) -> TextFiles:
+    if labels := next((text for text in texts[:_LOOKED_AT] if is_labels(path / text)), None):
+        raise PixWordError(f"{path / labels} is a table of images and texts; give that file itself")
     foreign = [file for file in listing.files if not is_image_name(file) and not file.lower().endswith(".txt")]
     unusable = listing.unusable + [(str(path / file), "neither text nor image") for file in foreign]
     opener = text_opener(images, allow_outside)
