@@ -16,6 +16,7 @@ from source_files import BLUE, RED, REFERENCE, names, png, refused, shown, write
 from mlx_pixword.common.errors import BadImage
 from mlx_pixword.data import listing, texts
 from mlx_pixword.data.base import texts_of
+from mlx_pixword.data.known import Names, take_inventory
 from mlx_pixword.data.listing import LEADS_OUT
 from mlx_pixword.data.skips import left_out
 from mlx_pixword.data.sources import open_source
@@ -264,6 +265,76 @@ def test_a_folder_of_shards_is_read_one_after_the_other(tmp_path):
     assert open_source(tmp_path).digest() != source.digest()
 
 
+def parquet_of(*rows):
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def documents(source):
+    return [shown(source.parts(n)) for n in range(len(source))]
+
+
+def test_parquet_and_shards_beside_a_picture_are_read(tmp_path):
+    """A picture of the README must not take the place of the data."""
+    write(tmp_path / "assets/example.png")
+    inside = parquet_of({"image": {"bytes": png("blue")}, "text": "inside"})
+    write(tmp_path / "data/train-00000-of-00001.parquet", inside)
+    write_tar(tmp_path / "0.tar", {"a.png": png(), "a.txt": b"packed"})
+    write_zip(tmp_path / "1.zip", {"p/train.parquet": parquet_of({"image": {"bytes": png()}, "text": "in a zip"})})
+    write_zip(tmp_path / "assets.zip", {"assets/example.png": png()})
+    write_zip(tmp_path / "code.zip", {"a.py": b""})
+    source = open_source(tmp_path)
+    assert documents(source) == [[BLUE, "inside"], [RED], [RED, "packed"], [RED, "in a zip"]]
+    assert sorted(source.unusable) == [
+        (str(tmp_path / "assets.zip"), "an archive whose images lie beside it, unpacked"),
+        (str(tmp_path / "code.zip"), "not an image"),
+    ]
+    assert len(take_inventory(source, Names(tmp_path)).documents) == 4  # as a run notes it
+    write(tmp_path / "data/train-00001-of-00001.parquet", inside[:-9])
+    refused("train-00001-of-00001.parquet cannot be read as Parquet", open_source, tmp_path)
+    assert len({part.cache_key for n in range(4) for part in source.parts(n) if not isinstance(part, str)}) == 4
+
+
+def test_parquet_and_texts_alone_in_an_archive(tmp_path):
+    row = {"image": {"bytes": png()}, "text": "t"}
+    assert documents(open_source(write_zip(tmp_path / "p.zip", {"p.parquet": parquet_of(row)}))) == [[RED, "t"]]
+    assert documents(open_source(write_tar(tmp_path / "t.tar", {"t.jsonl": b'{"text": "t"}'}))) == [["t"]]
+    refused("p.parquet cannot be read as Parquet", open_source, write_zip(tmp_path / "q.zip", {"p.parquet": b"x"}))
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "images.csv", "sub/gt.txt"])
+def test_records_beside_the_archive_of_their_images(tmp_path, name):
+    write_zip(tmp_path / "images.zip", {"images/a.png": png(), "images/b.png": png("blue"), "images/z.png": png()})
+    write_tar(tmp_path / "other.tar", {"o.png": png("blue")})
+    write(tmp_path / name, "image,label\na.png,red\nb.png,blue\n")
+    if name.endswith(".txt"):
+        refused("is a table of images", open_source, tmp_path)
+        return
+    source = open_source(tmp_path)
+    assert documents(source) == [[RED, "red"], [BLUE, "blue"], [RED], [BLUE]] and source.captioned
+    assert len(take_inventory(source, Names(tmp_path)).documents) == 4
+
+
+def test_tables_of_downloads_beside_their_shards_are_left_out(tmp_path):
+    write_tar(tmp_path / "00000.tar", {"0.png": png(), "0.txt": b"red"})
+    write(tmp_path / "00000.parquet", parquet_of({"url": "http://x/a.jpg", "caption": "red", "key": "0"}))
+    source = open_source(tmp_path)
+    assert documents(source) == [[RED, "red"]] and left_out([source]) == "; left out: 1 .parquet"
+    (tmp_path / "00000.parquet").rename(tmp_path / "urls.parquet")
+    refused("the column 'url' looks like images", open_source, tmp_path)
+
+
+def test_archives_with_records_in_a_folder(tmp_path):
+    for n in (1, 2):
+        write_zip(
+            tmp_path / f"{n}.zip", {"images/a.png": png(), "b.png": png("blue"), "l.csv": b"image,label\na.png,t\n"}
+        )
+    source = open_source(tmp_path)
+    assert documents(source) == [[RED, "t"], [BLUE]] * 2
+    assert len(take_inventory(source, Names(tmp_path)).documents) == 4
+
+
 @pytest.mark.parametrize("place", ["", "train/"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_metadata_of_hugging_faces_image_folders(tmp_path, place, kind):
@@ -338,7 +409,11 @@ def test_metadata_that_is_malformed_is_no_reason_to_go_on_without(tmp_path):
     write(tmp_path / "metadata.jsonl", '{"file_name": "a.png"}')
     refused("metadata.jsonl, line 1: expected", open_source, tmp_path)
     (tmp_path / "metadata.jsonl").rename(tmp_path / "other.jsonl")
-    assert left_out([open_source(tmp_path)]) == "; left out: 1 .jsonl"
+    told = f"; left out: 1 .jsonl; {tmp_path / 'other.jsonl'} names images, and is not read: line 1: expected "
+    assert left_out([open_source(tmp_path)]).startswith(told)
+    write(tmp_path / "other.jsonl", '{"file_name": "elsewhere/b.png", "text": "t"}')
+    told = f"; left out: 1 .jsonl; {tmp_path / 'other.jsonl'} names images that do not lie here, such as 'elsewhere/b"
+    assert left_out([open_source(tmp_path)]).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +447,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
         write(tmp_path / name, "x")
     (tmp_path / "there").symlink_to(tmp_path)
     source = open_source(tmp_path)
-    assert left_out([source]) == "; left out: 2 .pdf, 1 links to folders, 1 .mov, 1 without a suffix, 1 .gz"
+    kinds = "; left out: 2 .pdf, 1 links to folders, 1 .gz, 1 .mov, 1 without a suffix"
+    assert left_out([source]).startswith(f"{kinds}; {tmp_path / 'x.tar.gz'} is not read: it cannot be read as an")
     assert left_out([open_source(tmp_path / "a.png")]) == ""
     many = [(f"a.{n}x", "not an image") for n in range(12)]
     source.unusable, source.unreadable = many, [("d", "Permission denied")]

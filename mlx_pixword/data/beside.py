@@ -1,5 +1,6 @@
 """Records that lie beside the images that they name: Hugging Face's ``metadata`` files, labels, captions."""
 
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..common.errors import PixWordError
+from ..common.settings import shown
 from ..pixels.formats import is_image_name
 from .archives import Archive
 from .base import Source
+from .listing import UNREAD
 from .member_file import MemberFile
 from .names import checked, find_file, normal, on_disk
 from .parquet import ParquetFile
@@ -17,9 +20,12 @@ from .record_files import SUFFIXES, Records, open_records
 from .record_parts import DamagedRecords
 from .references import image_opener, member_opener
 
+NAMES_IMAGES = "names images, and is not read"
+NAMES_NONE = "names images that do not lie here"
 _METADATA = "metadata"  # Hugging Face's name for records of the images they lie beside
 _COCO = re.compile(r"(.*/)?annotations/captions_[^/]+\.json")  # of images in a folder of the split's name
 _MOST = 100  # files that are looked into
+_START = 2**16  # bytes of a file that tell whether it names an image
 
 
 @dataclass
@@ -70,11 +76,15 @@ def records_of_folder(root: Path, files: list[str], allow_outside: bool) -> Besi
             if found is not None:
                 yield found
 
-    return _collect(files, open_file, named)
+    def start(name: str) -> bytes:
+        with (root / name).open("rb") as file:
+            return file.read(_START)
+
+    return _collect(files, open_file, named, start)
 
 
-def records_of_archive(archive: Archive, members: list[str]) -> Beside:
-    """The same of an archive."""
+def records_of_archive(archive: Archive, members: list[str], outside: Sequence[Path] = ()) -> Beside:
+    """The same of an archive; ``outside`` are further records of it, which lie on the disk."""
 
     def open_member(name: str) -> Records:
         return open_records(MemberFile(archive, name), member_opener(archive, _folders(name)[0]))
@@ -87,14 +97,24 @@ def records_of_archive(archive: Archive, members: list[str]) -> Beside:
             except PixWordError:
                 continue  # it is reported when its turn comes
 
-    return _collect(members, open_member, named)
+    found = _collect(members, open_member, named, lambda name: archive.read(name)[:_START])
+    for path in outside:
+        source = open_records(path, member_opener(archive, ""))
+        images = set(named("", source.references()))
+        found.sources.append(source)
+        found.left = [member for member in found.left if member not in images]
+    return found
 
 
 def _collect(
-    files: list[str], open_file: Callable[[str], Records], named: Callable[[str, Iterable[str]], Iterable[str]]
+    files: list[str],
+    open_file: Callable[[str], Records],
+    named: Callable[[str, Iterable[str]], Iterable[str]],
+    start: Callable[[str], bytes],
 ) -> Beside:
     found, used, names = Beside(files), set[str](), _candidates(files)
     there = set(files if names else ())
+    pictures = [file for file in files if is_image_name(file)] if names else []
     for name in names:
         is_metadata = PurePosixPath(name).stem.lower() == _METADATA
         try:
@@ -106,15 +126,30 @@ def _collect(
                 raise
             if name.lower().endswith(".txt"):
                 continue  # it is no table
-            found.unusable.append((name, f"no records of images: {str(error).rpartition(name)[2].lstrip(', :')}"))
+            kind = NAMES_IMAGES if _names_any(pictures, name, start) else "no records of images"
+            kind = UNREAD if name.lower().endswith(".parquet") else kind  # it may hold images
+            found.unusable.append((name, f"{kind}: {str(error).rpartition(name)[2].lstrip(', :')}"))
             continue
         images = there.intersection(named(name, source.references()))
-        if images or (isinstance(source, ParquetFile) and is_metadata):
+        holds_images = isinstance(source, ParquetFile) and source.holds_images
+        if images or holds_images or not pictures or (isinstance(source, ParquetFile) and is_metadata):
             found.sources.append(source)
             used |= images | {name}
+        elif source.captioned:
+            first = next(iter(source.references()), "")
+            found.unusable.append((name, f"{NAMES_NONE}, such as {shown(first)}"))
     used |= {name for name, _ in found.unusable}
     found.left = [file for file in files if file not in used] if used else files
     return found
+
+
+def _names_any(pictures: list[str], name: str, start: Callable[[str], bytes]) -> bool:
+    """Whether the beginning of a file has the name of an image that is there."""
+    try:
+        beginning = start(name)
+    except (OSError, PixWordError):
+        return False
+    return any(os.fsencode(posixpath.basename(picture)) in beginning for picture in pictures)
 
 
 def _folders(name: str) -> list[str]:

@@ -12,7 +12,7 @@ class Chain:
 
     Args:
         name: what messages call them together.
-        sources: at least one; none of them endless and none of them a chain.
+        sources: at least one, none of them endless; of a chain, its sources are taken.
         unusable, unreadable: see ``Source``; those of the sources are added.
     """
 
@@ -25,11 +25,14 @@ class Chain:
         unusable: Sequence[tuple[str, str]] = (),
         unreadable: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.name, self.sources = name, list(sources)
+        self.name = name
+        self.sources = [
+            one for source in sources for one in (source.sources if isinstance(source, Chain) else [source])
+        ]
         self.captioned = any(source.captioned for source in sources)
         self.unusable = [*unusable, *(entry for source in sources for entry in source.unusable)]
         self.unreadable = [*unreadable, *(e for source in sources for e in getattr(source, "unreadable", []))]
-        self._ends = np.cumsum([len(source) for source in sources])
+        self._ends = np.cumsum([len(source) for source in self.sources])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -56,3 +59,11 @@ class Chain:
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[number], index - (int(self._ends[number - 1]) if number else 0)
+
+
+def _leaves(sources: Sequence[Source]) -> list[Source]:
+    """The sources, with those of a chain in its place."""
+    found: list[Source] = []
+    for source in sources:
+        found += source.sources if isinstance(source, Chain) else [source]
+    return found

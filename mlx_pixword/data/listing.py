@@ -11,6 +11,8 @@ LINKED_FOLDER = "a link to a folder, give that folder itself"
 RUN_FOLDER = "the folder of a run, whose samples are no data"
 _OF_A_RUN = ("config.yaml", ".lock")
 APPEARED = "appeared since the run began"
+UNPACKED = "an archive whose images lie beside it, unpacked"
+UNREAD = "is not read"
 LEADS_OUT = "a link that leads out of the folder; pass --allow-outside if you trust it"
 
 

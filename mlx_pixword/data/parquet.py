@@ -11,10 +11,11 @@ import numpy as np
 from ..common.errors import BadImage, PixWordError
 from .archives import MAX_MEMBER_BYTES
 from .base import Picture, digest_of
+from .member_file import MemberFile
 from .names import cache_key
 from .parquet_columns import NOT_READ, find_columns
 from .pictures import decode_encoded
-from .record_parts import captions_in, place_images, turns_of
+from .record_parts import DamagedRecords, captions_in, place_images, turns_of
 from .references import parse_references
 
 MAX_GROUP = 2**31  # bytes that a group of rows may unpack to
@@ -30,7 +31,7 @@ class ParquetFile:
     Face writes them, are quick; a file of one large group is as quick only if all of it fits `HELD`.
 
     Args:
-        path: the file.
+        path: the file; one in an archive is held in memory.
         resolve: makes pictures of paths, where the column of images holds no bytes.
 
     Raises:
@@ -39,7 +40,7 @@ class ParquetFile:
 
     endless = False
 
-    def __init__(self, path: Path, resolve: Callable[[str], Picture]) -> None:
+    def __init__(self, path: Path | MemberFile, resolve: Callable[[str], Picture]) -> None:
         self.name, self._path, self._resolve = str(path), path, resolve
         self._lock, self._held, self._bytes = Lock(), OrderedDict[int, tuple[list[Any], int]](), 0
         self._captions: np.ndarray | None = None  # of lists of them: row and place of each document's
@@ -50,6 +51,7 @@ class ParquetFile:
         self._columns = columns = find_columns(self._file, path)
         self._images, self._text = columns.images, columns.text
         self.captioned = bool(self._images) and self._text is not None
+        self.holds_images = columns.inside  # and need not name any
         self.unusable = [(f"{path}:{name}", NOT_READ) for name in columns.unread]
         if columns.captions and columns.text:
             self._captions = self._list_captions(columns.text)
@@ -180,9 +182,10 @@ class ParquetFile:
 class _Cell:
     """An image inside a Parquet file."""
 
-    def __init__(self, path: Path, record: int, number: int, content: bytes) -> None:
+    def __init__(self, path: Path | MemberFile, record: int, number: int, content: bytes) -> None:
         self.name = f"{path}:record {record}" + (f", image {number}" if number else "")
-        self.cache_key = cache_key(path, str(record), str(number))
+        file, *member = (path.archive.path, path.member) if isinstance(path, MemberFile) else (path,)
+        self.cache_key = cache_key(Path(file), *map(str, member), str(record), str(number))
         self._content = content
 
     def encoded(self) -> bytes:
@@ -196,7 +199,7 @@ class _Cell:
         return decode_encoded(self.encoded(), image_size).rgb
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path | MemberFile) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
@@ -204,12 +207,14 @@ def _open(path: Path) -> Any:
             f"{path} needs pyarrow: python -m pip install pyarrow, or this package with its extra, parquet"
         ) from None
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path.open() if isinstance(path, MemberFile) else path)
+    except PixWordError:
+        raise
     except Exception as error:  # pyarrow raises many kinds, all of them for a damaged file
-        raise PixWordError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+        raise DamagedRecords(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
 
 
-def _rows(file: Any, number: int, path: Path) -> int:
+def _rows(file: Any, number: int, path: Path | MemberFile) -> int:
     group = file.metadata.row_group(number)
     if not 0 <= group.num_rows <= MAX_ROWS:
         raise PixWordError(f"{path}: a group of {group.num_rows:,} rows, the limit is {MAX_ROWS:,}; it may be damaged")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import PixWordError
+from .member_file import MemberFile
 from .record_parts import (
     HOLDERS,
     IMAGE_KEYS,
@@ -29,6 +30,7 @@ class Columns:
 
     Attributes:
         images: the column of images, or none.
+        inside: whether it has their bytes.
         text: the column of text, or None.
         turns: whether the text is a conversation.
         captions: whether it is a list of captions.
@@ -37,6 +39,7 @@ class Columns:
     """
 
     images: list[str]
+    inside: bool
     text: str | None
     turns: bool
     captions: bool
@@ -44,7 +47,7 @@ class Columns:
     labels: list[str]
 
 
-def find_columns(file: Any, path: Path) -> Columns:
+def find_columns(file: Any, path: Path | MemberFile) -> Columns:
     """The columns of an open file.
 
     Raises:
@@ -65,10 +68,11 @@ def find_columns(file: Any, path: Path) -> Columns:
     captions = text is not None and not turns and _is_captions(text, kinds[text])
     if captions and not images:
         raise PixWordError(f"{path}: the column {text!r} holds lists, and there are no images; write one text a record")
-    return Columns(images, text, turns, captions, unread, _labels(file.schema_arrow, text))
+    inside = bool(images) and _holds(kinds[images[0]], _is_bytes)
+    return Columns(images, inside, text, turns, captions, unread, _labels(file.schema_arrow, text))
 
 
-def _images(kinds: Mapping[str, Any], path: Path) -> list[str]:
+def _images(kinds: Mapping[str, Any], path: Path | MemberFile) -> list[str]:
     """The column of images: the one with their bytes, or else that with their paths."""
     inside = [name for name, kind in kinds.items() if _holds(kind, _is_bytes)]
     named = [name for name in kinds if name.lower() in IMAGE_KEYS]
@@ -83,7 +87,7 @@ def _images(kinds: Mapping[str, Any], path: Path) -> list[str]:
     return (inside or named)[:1]
 
 
-def _text(kinds: Mapping[str, Any], path: Path) -> tuple[str | None, bool]:
+def _text(kinds: Mapping[str, Any], path: Path | MemberFile) -> tuple[str | None, bool]:
     """The column of text, and whether it holds conversations."""
     texts = [name for name in kinds if name.lower() in TEXT_KEYS]
     labels = sorted((name for name in kinds if name.lower() in LABEL_KEYS), key=lambda n: LABEL_KEYS.index(n.lower()))
@@ -99,7 +103,7 @@ def _text(kinds: Mapping[str, Any], path: Path) -> tuple[str | None, bool]:
     return (plain[0] if plain else None), False
 
 
-def _refuse_paths(file: Any, names: list[str], path: Path) -> None:
+def _refuse_paths(file: Any, names: list[str], path: Path | MemberFile) -> None:
     """Refuse names of images under a key that nobody would read, where no images are read at all."""
     if not names:
         return

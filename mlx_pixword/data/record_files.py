@@ -24,7 +24,7 @@ def open_records(path: Path | MemberFile, resolve: Callable[[str], Picture]) -> 
     """Open a file of records, or of captions in one JSON object.
 
     Args:
-        path: the file; Parquet has to lie on the disk.
+        path: the file.
         resolve: makes pictures of image references.
 
     Raises:
@@ -34,8 +34,6 @@ def open_records(path: Path | MemberFile, resolve: Callable[[str], Picture]) -> 
     if suffix == ".json":
         return _open_json(path, resolve)
     if suffix == ".parquet":
-        if isinstance(path, MemberFile):
-            raise PixWordError(f"{path}: Parquet inside an archive cannot be read; unpack it")
         return ParquetFile(path, resolve)
     if suffix == ".txt" and not is_labels(path):
         raise PixWordError(f"{path} is no table of images and texts")

@@ -79,8 +79,9 @@ def member_opener(archive: Archive, folder: str) -> Callable[[str], ArchivePictu
     """What makes pictures of references into an archive, in records that lie in one of its folders."""
 
     def resolve(reference: str) -> ArchivePicture:
-        below = posixpath.normpath(posixpath.join(folder, checked(reference).replace("\\", "/")))
-        found = archive.find(below)
+        name = checked(reference).replace("\\", "/")
+        places = (folder, posixpath.join(folder, "images"))
+        found = next(filter(None, (archive.find(posixpath.normpath(posixpath.join(p, name))) for p in places)), None)
         return _resolve_member(reference, archive) if found is None else ArchivePicture(archive, found)
 
     return resolve

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
@@ -10,13 +10,16 @@ from ..common.errors import PixWordError
 from ..common.files import append_text, replace_file
 from ..common.settings import named
 from .base import Source
+from .beside import NAMES_IMAGES, NAMES_NONE
 from .captions import FURTHER
-from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER, RUN_FOLDER
+from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER, RUN_FOLDER, UNREAD
 from .parquet_columns import NOT_READ
 from .tar_scan import JOINED
 
+TOLD = (NAMES_IMAGES, NAMES_NONE, UNREAD)  # reasons
 ENOUGH = 1000  # images to judge the bad ones among them by
 MOST_KINDS = 8  # of files that are left out, in a message
+MOST_TOLD = 3  # files of captions that are left out, each with its reason
 
 
 class SkipLog:
@@ -107,14 +110,19 @@ class SkipLog:
         return "".join(f": the first is {named(name)}: {reason}{where}" for name, reason in bad)
 
 
-def left_out(sources: Iterable[Source]) -> str:
-    """What lies in sources and is not used, by kind: ``; left out: 12 .txt, 9 .pdf``; nothing where all is used."""
+def left_out(sources: Sequence[Source]) -> str:
+    """What lies in sources and is not used, by kind: ``; left out: 12 .txt, 9 .pdf``; nothing where all is used.
+
+    Why captions of images are not read is told, because a run without them is of little use.
+    """
     kinds = Counter(_kind(name, reason) for source in sources for name, reason in source.unusable)
     lost = sum(len(getattr(source, "unreadable", [])) for source in sources)
     parts = [f"{count:,} {kind}" for kind, count in kinds.most_common(MOST_KINDS)]
     if len(kinds) > MOST_KINDS:
         parts.append(f"{sum(count for _, count in kinds.most_common()[MOST_KINDS:]):,} of other kinds")
     text = f"; left out: {', '.join(parts)}" if parts else ""
+    told = [entry for source in sources for entry in source.unusable if entry[1].startswith(TOLD)]
+    text += "".join(f"; {named(name)} {reason}" for name, reason in told[:MOST_TOLD])
     return text + (f"; {lost:,} could not be read" if lost else "")
 
 

@@ -1,5 +1,6 @@
 """Sources of documents on disk: what lies at a path is recognised by its name or content, and opened."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .chain import Chain
 from .known import Names
 from .listing import Listing, list_folder
 from .names import normal
+from .packed import archives_beside, records_of_archives
 from .pictures import ArchivePicture, FilePicture
 from .record_files import LLAVA_FILE, image_folder, open_records
 from .record_files import SUFFIXES as RECORDS
@@ -70,10 +72,11 @@ def open_source(
     raise PixWordError(f"{path} is of an unknown kind ({suffix or 'no suffix'}); give {_USABLE}")
 
 
-def _open_archive(path: Path, names: Names) -> Source:
+def _open_archive(path: Path, names: Names, outside: Sequence[Path] = ()) -> Source:
+    """An archive; ``outside`` are records that lie beside it and name its images."""
     archive = open_archive(path)
     members, unknown = names.of_run(path, archive.members)
-    beside = records_of_archive(archive, members)
+    beside = records_of_archive(archive, members, outside)
     samples = pair(beside.left, archive.read, by_key=path.suffix.lower() == ".tar")
     foreign = [(f"{path}:{name}", reason) for name, reason in sorted(samples.unusable + beside.unusable)]
     samples.unusable = archive.unusable + foreign + unknown
@@ -102,7 +105,12 @@ def _open_folder(path: Path, images: Path | None, allow_outside: bool, names: Na
     pictures = any(map(is_image_name, listing.files))
     if not pictures and (shards := [f for f in listing.files if is_archive(Path(f)) or f.lower().endswith(RECORDS)]):
         return _open_shards(path, shards, images, allow_outside, listing, names)
-    return _open_images(path, allow_outside, listing)
+    archives, others = archives_beside(path, listing.files)
+    listing.unusable += [(str(path / name), reason) for name, reason in others]
+    gone = {*archives, *(name for name, _ in others)}
+    listing.files = [file for file in listing.files if file not in gone] if gone else listing.files
+    source = _open_images(path, allow_outside, listing)
+    return Chain(str(path), [source, *(_open_archive(path / name, names) for name in archives)]) if archives else source
 
 
 def _are_documents(path: Path, texts: list[str], files: list[str], images: Path | None) -> bool:
@@ -124,7 +132,7 @@ def _are_documents(path: Path, texts: list[str], files: list[str], images: Path 
 
 def _open_texts(path: Path, texts: list[str], images: Path | None, allow_outside: bool, listing: Listing) -> TextFiles:
     if labels := next((text for text in texts[:_LOOKED_AT] if is_labels(path / text)), None):
-        raise PixWordError(f"{path / labels} is a table of images and texts; give that file itself")
+        raise PixWordError(f"{path / labels} is a table of images and texts; give that file itself, and --images")
     foreign = [file for file in listing.files if not is_image_name(file) and not file.lower().endswith(".txt")]
     unusable = listing.unusable + [(str(path / file), "neither text nor image") for file in foreign]
     opener = text_opener(images, allow_outside)
@@ -134,8 +142,17 @@ def _open_texts(path: Path, texts: list[str], images: Path | None, allow_outside
 def _open_shards(
     path: Path, shards: list[str], images: Path | None, allow_outside: bool, listing: Listing, names: Names
 ) -> Chain:
-    sources = [open_source(path / shard, images, allow_outside, names) for shard in shards]
+    told, others = records_of_archives(path, shards) if images is None else ({}, [])
+    apart = {name for name, _ in others} | {str(one.relative_to(path)) for several in told.values() for one in several}
+    sources = [
+        _open_archive(path / shard, names, told[shard])
+        if shard in told
+        else open_source(path / shard, images, allow_outside, names)
+        for shard in shards
+        if shard not in apart
+    ]
     foreign = [(str(path / file), NOT_AN_IMAGE) for file in sorted(set(listing.files) - set(shards))]
+    foreign += [(str(path / name), reason) for name, reason in others]
     return Chain(str(path), sources, listing.unusable + foreign, listing.unreadable)
 
 
