@@ -5,7 +5,8 @@ import json
 import pytest
 from source_files import BLUE, RED, png, refused, shown, write, write_tar, write_zip
 
-from mlx_pixword.data.captions import FURTHER, pair
+from mlx_pixword.data.captions import ELSEWHERE, FURTHER, pair
+from mlx_pixword.data.skips import left_out
 from mlx_pixword.data.sources import open_source
 
 
@@ -58,12 +59,38 @@ def test_webdataset(place):
         ({"0.cls": "7\n", "1.cls": "8"}, ["7", "8"]),
         ({"0.json": '{"caption": "json"}', "0.txt": "text", "1.cls": "1", "1.txt": "one"}, ["text", "one"]),
         ({"0.json": '{"id": 3}', "1.json": "[]"}, []),
+        ({"0.gt.txt": "truth\n", "0.txt": "what was read", "1.gt.txt": "one"}, ["truth", "one"]),
+        ({"0.json": '{"captions": ["zero"]}', "1.json": '{"caption": ["one"]}'}, ["zero", "one"]),
+        ({"0.json": '{"caption": ["a", "b"]}', "0.txt": "zero", "1.txt": "one"}, ["zero", "one"]),
+        ({"0.txt": "zer\u00f6".encode("utf-16"), "1.txt": "one"}, ["zer\u00f6", "one"]),
     ],
 )
 def test_which_file_holds_the_caption(place, sidecars, captions):
     source = place({"0.png": png(), "1.png": png()} | sidecars)
     assert list(source.texts()) == captions and len(source) == 2
     assert source.captioned == bool(captions)
+
+
+def test_ground_truth_of_binarised_lines(place):
+    source = place({"0.bin.png": png(), "0.gt.txt": "zero", "1.nrm.png": png("blue"), "1.gt.txt": "one"})
+    assert [shown(source.parts(n)) for n in range(2)] == [[RED, "zero"], [BLUE, "one"]] and not source.unusable
+
+
+def test_conversations_beside_images(place):
+    turns = [{"from": "human", "value": "See <image>?"}, {"from": "gpt", "value": "yes"}]
+    source = place({"0.png": png(), "0.json": json.dumps({"conversations": turns})})
+    assert shown(source.parts(0)) == ["See ", RED, "?\nyes"] and list(source.texts()) == ["See ", "?\nyes"]
+
+
+def test_several_captions_in_a_file_are_refused_where_they_would_be_lost(tmp_path):
+    members = {"0.png": png(), "0.json": json.dumps({"captions": ["a", "b"]}).encode()}
+    refused("0.json holds several captions, and", open_source, write_tar(tmp_path / "a.tar", members))
+
+
+def test_texts_in_a_folder_of_their_own_are_said_to_be_no_captions(place):
+    source = place({"images/0.png": png(), "images/1.png": png(), "labels/0.txt": "zero", "labels/1.txt": "one"})
+    assert list(source.texts()) == [] and len(source) == 2
+    assert left_out([source]).startswith("; left out: 2 .txt; ") and left_out([source]).count(ELSEWHERE) == 1
 
 
 def test_several_images_of_a_key_without_one_of_its_own(place):
@@ -95,6 +122,7 @@ def test_windows_separators_in_archives(tmp_path):
     "name, content, message",
     [
         ("1.txt", b"caf\xe9", "caption 1.txt: not valid UTF-8 at byte 3"),
+        ("1.txt", "one".encode("utf-16-le"), "caption 1.txt: not valid UTF-8 at byte 1, a zero"),
         ("1.json", b"{", "caption 1.json: not valid JSON"),
         ("1.json", b'{"x": 1}', "caption 1.json: holds no text or caption"),
     ],

@@ -89,6 +89,18 @@ def test_conversations_stand_around_their_images(tmp_path):
     assert list(source.texts()) == ["\nWhat?\nRed.", "Red.\nRed."] and source.captioned
 
 
+def test_conversations_of_texts_and_images_in_turn(tmp_path):
+    image = {"bytes": png(), "path": None}
+    content = [{"type": "image", "text": None}, {"type": "text", "text": "and?"}]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "red"}]}
+    rows = [{"images": [image], "messages": [{"role": "user", "content": content}, answer]}]
+    assert shown(open_source(table(tmp_path / "t.parquet", rows)).parts(0)) == [RED, "and?\nred"]
+    rows = [{"images": [image], "texts": [{"user": "q", "assistant": "a", "source": "x"}]}]
+    assert shown(open_source(table(tmp_path / "u.parquet", rows)).parts(0)) == [RED, "q\na"]
+    rows = [{"image": image, "qa": [{"q": "q", "a": "a"}]}]
+    assert left_out([open_source(table(tmp_path / "v.parquet", rows))]) == "; left out: 1 column qa"
+
+
 def test_columns_of_text_that_nobody_reads_are_named(tmp_path):
     rows = [{"image": {"bytes": png()}, "question": "What?", "answers": ["Red.", "A red one."], "score": 0.5}]
     source = open_source(table(tmp_path / "vqa.parquet", rows))

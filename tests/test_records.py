@@ -239,6 +239,25 @@ def test_conversations_with_no_image_one_and_several(tmp_path):
     assert [shown(lines.parts(n)) for n in range(6)] == [shown(kept.parts(n)) for n in range(6)]
 
 
+def test_conversations_of_texts_and_images_in_turn(tmp_path):
+    """As chat templates have them, and as Idefics' data (``texts``)."""
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png", png("blue"))
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "red"}]}
+    ask = {"type": "text", "text": "and?"}
+    records = [
+        {"messages": [{"role": "user", "content": [{"type": "image"}, ask]}, answer], "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": [ask, {"type": "image", "image": "b.png"}]}, answer]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, answer]},
+        {"image": "b.png", "texts": [{"user": "q", "assistant": "a"}, {"user": "r", "assistant": "b"}]},
+    ]
+    source = open_source(write(tmp_path / "c.jsonl", "\n".join(map(json.dumps, records))))
+    expected = [[RED, "and?\nred"], ["and?", BLUE, "\nred"], [RED, "\nred"], [BLUE, "q\na\nr\nb"]]
+    assert [shown(source.parts(n)) for n in range(4)] == expected
+    records[0]["messages"][0]["content"][1] = {"type": "video", "video": "a.mp4"}
+    refused('line 1: expected "image" and', open_source, write(tmp_path / "d.jsonl", json.dumps(records[0])))
+
+
 @pytest.mark.parametrize("key", ["text", "caption", "label"])
 def test_an_image_whose_text_is_null_has_none(tmp_path, key):
     write(tmp_path / "a.png")

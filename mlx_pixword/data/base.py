@@ -1,7 +1,9 @@
 """What a source of documents is: the interfaces that the loader, the tests and new sources share."""
 
+import codecs
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +77,14 @@ def texts_of(source: Source, index: int) -> list[str]:
     if document_texts is not None:
         return list(document_texts(index))
     return [part for part in source.parts(index) if isinstance(part, str)]
+
+
+def decode_text(content: bytes) -> str:
+    """Text in UTF-8, with its mark or without, or in UTF-16 with its mark; raises ``UnicodeDecodeError``."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with suppress(UnicodeDecodeError):
+            return content.decode("utf-16")
+    return content.decode("utf-8-sig")
 
 
 def too_long(size: int) -> str:

@@ -11,13 +11,16 @@ from typing import Any
 
 from ..common.errors import PixWordError
 from ..pixels.formats import is_image_name
-from .base import MAX_TEXT_BYTES, too_long
+from .base import MAX_TEXT_BYTES, decode_text, too_long
 from .names import normal
+from .record_parts import LIST_KEYS, TEXT_KEYS, TURN_KEYS, captions_in, turns_of
 
 SUFFIXES = (".txt", ".caption", ".json", ".cls")  # of captions, the first that is there
 NOT_AN_IMAGE = "not an image"
+SEVERAL = "several captions, and a file beside an image has one; list them in metadata.jsonl"
 FURTHER = "a further image of a key"
-TEXT_KEYS = ("text", "caption")
+ELSEWHERE = "has an image's name and lies in another folder, so it is no caption; put it beside the image"
+_TRUTH = ".gt"  # before .txt, in the ground truth of Tesseract, OCRopus and kraken: 00.gt.txt
 
 
 @dataclass
@@ -53,10 +56,10 @@ def pair(names: Sequence[str], read: Callable[[str], bytes], by_key: bool = Fals
     others = [name for name in names if not is_image_name(name)]
     captions = _captions(others, images, read, by_key)
     if not captions and not by_key:
-        return Samples(images, unusable=[(name, NOT_AN_IMAGE) for name in others])
+        return Samples(images, unusable=_reasons(others, images))
     samples = _pair(images, captions)
     used = set(samples.captions.values())
-    samples.unusable += [(name, NOT_AN_IMAGE) for name in others if name not in used]
+    samples.unusable += _reasons([name for name in others if name not in used], images)
     return samples
 
 
@@ -65,9 +68,11 @@ def caption_text(name: str, content: bytes) -> str:
     if len(content) > MAX_TEXT_BYTES:
         raise PixWordError(too_long(len(content)))
     try:
-        text = content.decode("utf-8-sig")
+        text = decode_text(content)
     except UnicodeDecodeError as error:
         raise PixWordError(f"not valid UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if "\0" in text:
+        raise PixWordError(f"not valid UTF-8 at byte {content.find(0)}, a zero; save it as UTF-8")
     if _suffix(name) != ".json":
         return text.strip()
     try:
@@ -93,6 +98,14 @@ def caption_of(record: Any) -> str | None:
     """The caption in what a ``.json`` beside an image holds."""
     if not isinstance(record, dict):
         return None
+    if any(record.get(key) for key in TURN_KEYS) and not any(record.get(key) for key in TEXT_KEYS):
+        return "\n".join(turns_of(record)[0])
+    told = next((record[key] for key in (*TEXT_KEYS, *LIST_KEYS) if record.get(key)), "")
+    captions = captions_in(told if isinstance(told, list) else [told]) or []
+    if len(captions) > 1:
+        raise PixWordError(f"holds {SEVERAL}")
+    if captions:
+        return captions[0]
     return next((record[key] for key in TEXT_KEYS if isinstance(record.get(key), str)), None)
 
 
@@ -108,28 +121,52 @@ def _captions(
     keys = {_stem(image) for image in images} | {_key(image) for image in images}
     found, further = dict[str, str](), dict[str, list[str]]()
     json_holds_text: bool | None = None
+    problem = ""
     for name in others:
         suffix, stem = _suffix(name), _stem(name)
+        if is_truth := suffix == ".txt" and stem.endswith(_TRUTH) and stem.removesuffix(_TRUTH) in keys:
+            stem = stem.removesuffix(_TRUTH)
         is_further = by_key and stem not in keys and _key(name) in keys
         if suffix not in SUFFIXES or not (stem in keys or is_image_name(stem) or is_further):
             continue
         if suffix == ".json":
-            json_holds_text = _holds_text(name, read) if json_holds_text is None else json_holds_text
+            if json_holds_text is None:
+                json_holds_text, problem = _holds_text(name, read)
             if not json_holds_text:
                 continue
         if is_further:
             further.setdefault(_key(name), []).append(name)
-        elif stem not in found or SUFFIXES.index(suffix) < SUFFIXES.index(_suffix(found[stem])):
+        elif stem not in found or is_truth or _rank(suffix) < _rank(_suffix(found[stem])):
             found[stem] = name
+    if problem and not found and not further:
+        raise PixWordError(problem)
     return {key: names[0] for key, names in further.items() if len(names) == 1} | found
 
 
-def _holds_text(name: str, read: Callable[[str], bytes]) -> bool:
+def _reasons(others: Sequence[str], images: Sequence[str]) -> list[tuple[str, str]]:
+    """Files that are neither images nor captions, each with the reason."""
+    keys = {_key(image) for image in images} if any(_suffix(name) in SUFFIXES[:2] for name in others) else set()
+    names = {key[key.rfind("/") + 1 :] for key in keys}
+
+    def reason(name: str) -> str:
+        key = _key(name)
+        is_apart = _suffix(name) in SUFFIXES[:2] and key not in keys and key[key.rfind("/") + 1 :] in names
+        return ELSEWHERE if is_apart else NOT_AN_IMAGE
+
+    return [(name, reason(name)) for name in others]
+
+
+def _holds_text(name: str, read: Callable[[str], bytes]) -> tuple[bool, str]:
+    """Whether a ``.json`` holds a caption; if it has more than one, what is wrong."""
     try:
         caption_text(name, read(name))
-    except (PixWordError, OSError):
-        return False
-    return True
+    except (PixWordError, OSError) as error:
+        return False, f"{name} {error}" if SEVERAL in str(error) else ""
+    return True, ""
+
+
+def _rank(suffix: str) -> int:
+    return SUFFIXES.index(suffix)
 
 
 def _pair(images: Sequence[str], captions: dict[str, str]) -> Samples:

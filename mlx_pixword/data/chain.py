@@ -17,6 +17,7 @@ class Chain:
     """
 
     endless = False
+    sources: list[Source]
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ def find_columns(file: Any, path: Path | MemberFile) -> Columns:
     ]
     if not images:
         _refuse_paths(file, [name for name in others if name != text and _is_text(kinds[name])], path)
-    unread = [name for name in others if _holds(kinds[name], _is_text)] if text is None else []
+    unread = [name for name in others if "string" in str(kinds[name])] if text is None else []
     captions = text is not None and not turns and _is_captions(text, kinds[text])
     if captions and not images:
         raise PixWordError(f"{path}: the column {text!r} holds lists, and there are no images; write one text a record")
@@ -91,7 +91,7 @@ def _text(kinds: Mapping[str, Any], path: Path | MemberFile) -> tuple[str | None
     """The column of text, and whether it holds conversations."""
     texts = [name for name in kinds if name.lower() in TEXT_KEYS]
     labels = sorted((name for name in kinds if name.lower() in LABEL_KEYS), key=lambda n: LABEL_KEYS.index(n.lower()))
-    turns = [name for name in kinds if name in TURN_KEYS]
+    turns = [name for name in kinds if name in TURN_KEYS and "struct<" in str(kinds[name])]
     if not texts and turns:
         return turns[0], True
     plain = [name for name in texts or labels if _is_plain(kinds[name]) or _is_captions(name, kinds[name])]

@@ -20,7 +20,7 @@ LABEL_KEYS = (  # text where there is none of the former
     *LIST_KEYS, "words", "label", "transcription", "transcript", "txt", "sentence", "comment", "description", "latex",
     "formula",
 )  # fmt: skip
-TURN_KEYS = ("conversations", "messages")
+TURN_KEYS = ("conversations", "messages", "texts")
 MARK = "<image>"  # LLaVA's
 
 Resolve = Callable[[str], Any]
@@ -95,7 +95,7 @@ def llava_parts(record: Mapping[str, Any], resolve: Resolve, captions: bool = Fa
         captions: of one image and one question, as in LLaVA-CC3M, keep the image and the answers alone: the question
             is always another wording of the same one.
     """
-    images, (turns, answers) = image_names(record), turns_of(record)
+    images, (turns, answers) = image_names(record) or _images_of_turns(record), turns_of(record)
     _check_unknown(record, images)
     pictures = [resolve(image) for image in images]
     if captions and len(images) == 1 and len(turns) - len(answers) <= 1:
@@ -167,17 +167,46 @@ def _plain(label: Any) -> Any:
 
 def turns_of(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Texts of a conversation's turns, and those of its answers alone; raises `PixWordError` where there are none."""
-    given = next((record[key] for key in TURN_KEYS if record.get(key) is not None), None)
-    turns = [turn for turn in given if isinstance(turn, dict)] if isinstance(given, list) else []
-    texts: list[Any] = [turn.get("value", turn.get("content")) for turn in turns]
-    answers = [
-        text
-        for turn, text in zip(turns, texts, strict=True)
-        if turn.get("from", turn.get("role")) in ("gpt", "assistant", "model")
-    ]
-    if not answers or not all(isinstance(text, str) for text in texts):
+    turns = [(role, _content(said)) for role, said in _turns(record)]
+    texts = [text for _, text in turns if text is not None]
+    answers = [text for role, text in turns if role in ("gpt", "assistant", "model") and text is not None]
+    if not answers or len(texts) < len(turns):
         raise PixWordError(f'expected "image" and "conversations" with a "gpt" value, got {shape(record)}')
     return texts, answers
+
+
+def _turns(record: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Who speaks and what: of ``from`` and ``value``, ``role`` and ``content``, or pairs of ``user``, ``assistant``."""
+    given = next((record[key] for key in TURN_KEYS if record.get(key) is not None), None)
+    turns = list[tuple[Any, Any]]()
+    for turn in given if isinstance(given, list) else []:
+        if isinstance(turn, dict) and "assistant" in turn:
+            turns += [(role, turn[role]) for role in ("system", "user", "assistant") if turn.get(role) is not None]
+        elif isinstance(turn, dict):
+            turns.append((turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))))
+    return turns
+
+
+def _content(said: Any) -> str | None:
+    """The text of a turn; of a list of texts and images, each image as its mark; None where there is none."""
+    if not isinstance(said, list):
+        return said if isinstance(said, str) else None
+    if not all(isinstance(item, (dict, str)) for item in said):
+        return None
+    pieces = [MARK if _is_image(item) else item if isinstance(item, str) else item.get("text") for item in said]
+    return "".join(pieces) if all(isinstance(piece, str) for piece in pieces) else None
+
+
+def _is_image(item: Any) -> bool:
+    return isinstance(item, dict) and str(item.get("type")).startswith("image")
+
+
+def _images_of_turns(record: Mapping[str, Any]) -> list[str]:
+    """The paths of images inside the turns, as in ``{"type": "image", "image": "a.png"}``."""
+    items = [item for _, said in _turns(record) if isinstance(said, list) for item in said if _is_image(item)]
+    paths = [next((item[key] for key in (*IMAGE_KEYS, "image_url", "url") if item.get(key)), None) for item in items]
+    paths = [path.get("url") if isinstance(path, dict) else path for path in paths]
+    return [path for path in paths if isinstance(path, str)]
 
 
 def _check_unknown(record: Mapping[str, Any], images: Sequence[str]) -> None:

@@ -11,12 +11,12 @@ from ..common.files import append_text, replace_file
 from ..common.settings import named
 from .base import Source
 from .beside import NAMES_IMAGES, NAMES_NONE
-from .captions import FURTHER
+from .captions import ELSEWHERE, FURTHER
 from .listing import APPEARED, LEADS_OUT, LINKED_FOLDER, RUN_FOLDER, UNREAD
 from .parquet_columns import NOT_READ
 from .tar_scan import JOINED
 
-TOLD = (NAMES_IMAGES, NAMES_NONE, UNREAD)  # reasons
+TOLD = (NAMES_IMAGES, NAMES_NONE, UNREAD, ELSEWHERE)  # reasons
 ENOUGH = 1000  # images to judge the bad ones among them by
 MOST_KINDS = 8  # of files that are left out, in a message
 MOST_TOLD = 3  # files of captions that are left out, each with its reason
@@ -121,8 +121,8 @@ def left_out(sources: Sequence[Source]) -> str:
     if len(kinds) > MOST_KINDS:
         parts.append(f"{sum(count for _, count in kinds.most_common()[MOST_KINDS:]):,} of other kinds")
     text = f"; left out: {', '.join(parts)}" if parts else ""
-    told = [entry for source in sources for entry in source.unusable if entry[1].startswith(TOLD)]
-    text += "".join(f"; {named(name)} {reason}" for name, reason in told[:MOST_TOLD])
+    told = {why: name for source in sources for name, why in reversed(source.unusable) if why.startswith(TOLD)}
+    text += "".join(f"; {named(name)} {why}" for why, name in list(told.items())[-MOST_TOLD:][::-1])
     return text + (f"; {lost:,} could not be read" if lost else "")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..common.errors import PixWordError
-from .base import MAX_TEXT_BYTES, Picture, digest_of, too_long
+from .base import MAX_TEXT_BYTES, Picture, decode_text, digest_of, too_long
 from .captions import Samples, caption_text
+from .record_parts import place_images
 from .references import IMAGE_START, image_opener, parse_references, resolve_reference
 
 T = TypeVar("T")
@@ -48,20 +49,28 @@ class Images:
         """See ``Source.parts``; a caption that cannot be read raises ``PixWordError``, its file named."""
         first = self._samples.images[index]
         pictures = [self._to_picture(name) for name in (first, *self._samples.more.get(first, ()))]
-        return [*pictures, *self.document_texts(index)]
+        return self._captioned(first, pictures)
 
     def document_texts(self, index: int) -> list[str]:
         """The caption of one document, if it has any."""
-        name = self._samples.captions.get(self._samples.images[index])
+        first = self._samples.images[index]
+        pictures = [None] * (1 + len(self._samples.more.get(first, ())))
+        return [part for part in self._captioned(first, pictures) if part is not None]
+
+    def _captioned(self, first: str, pictures: list[T]) -> list[str | T]:
+        """The document of an image: its pictures and its caption; in ``.json``, pictures stand at the marks."""
+        name = self._samples.captions.get(first)
         if name is None:
-            return []
+            return [*pictures]
         try:
             text = caption_text(name, self._read(name))
+            if name.lower().endswith(".json"):
+                return place_images(text, pictures)
         except PixWordError as error:
             raise PixWordError(f"caption {name}: {error}") from None
         except OSError as error:
             raise PixWordError(f"caption {name} cannot be read: {error.strerror or error}") from None
-        return [text] if text else []
+        return [*pictures, *([text] if text else [])]
 
     def texts(self) -> Iterator[str]:
         """See ``Source.texts``."""
@@ -176,7 +185,8 @@ def _parse_file(path: Path, resolve: Callable[[str], T]) -> list[str | T]:
     try:
         if (size := path.stat().st_size) > MAX_TEXT_BYTES:
             raise PixWordError(too_long(size))
-        return parse_references(path.read_text(encoding="utf-8-sig"), resolve)
+        text = decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+        return parse_references(text, resolve)
     except UnicodeDecodeError as error:
         raise PixWordError(f"{path} is not valid UTF-8 at byte {error.start}; save it as UTF-8") from None
     except OSError as error:
