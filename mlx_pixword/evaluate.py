@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .common.cli import notice, parse, run_command
 from .common.errors import PixWordError
-from .common.settings import setting
+from .common.settings import counted, setting
 from .config.data import BUILT_IN
 from .evaluation.scores import Scores
 
@@ -79,7 +79,7 @@ def evaluate(args: EvaluateArgs) -> Scores:
     model, processor = load(
         args.model or None, revision=args.revision, dtype=args.dtype, adapter_path=args.adapter_path
     )
-    notice(f"{sum(map(len, sources)):,} documents{left_out(sources)}")
+    notice(f"{counted(sum(map(len, sources)), 'document')}{left_out(sources)}")
     if processor.tokenizer is None and has_text(sources):
         notice("this model knows no words: the texts are left out")
     return measure(model, processor, sources, args.limit, args.batch_tokens, args.max_bad)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from .common.cli import notice, parse, run_command
 from .common.errors import PixWordError
-from .common.files import NO_FILE, expand
+from .common.files import NO_FILE, expand, missing
+from .common.settings import counted
 from .common.streams import read_input
 from .inference.draw_files import check, draw_files
 from .inference.image_files import ImageFiles
@@ -114,8 +115,10 @@ def _existing_file(reference: str) -> Path:
 def _what_is_wrong(path: Path) -> str:
     """Why a path is no file; what a shell makes of ``<(...)`` is a pipe."""
     if path.exists():
-        return "a folder" if path.is_dir() else f"{NO_FILE}; save it to one first"
-    return "no such file"
+        return "a folder; give its images, such as FOLDER/*" if path.is_dir() else f"{NO_FILE}; save it to one first"
+    if str(path) == "-":
+        return "no such file; images are not read from standard input"
+    return f"no such file{missing(path)}"
 
 
 def _fill(parts: Sequence["str | Path"], images: ImageFiles, args: GenerateArgs) -> list["Part"]:
@@ -161,7 +164,7 @@ def _read_each(
     images.finish()
     seconds, bad = time.perf_counter() - start, len(args.image) - done
     left_out = f", {bad} could not be read" if bad else ""
-    speed = f"{done} images in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}"
+    speed = f"{counted(done, 'image')} in {seconds:.2f} s, {done / seconds:,.1f} images/s{left_out}"
     print(f"{speed}, {_memory(model)}", file=sys.stderr)
     if bad:
         sys.exit(1)
@@ -173,6 +176,8 @@ def _readable(
     """Documents of single images, with their lengths; bad files are named."""
     for path in args.image:
         try:
+            if not Path(path).is_file():
+                raise PixWordError(f"--image {path}: {_what_is_wrong(Path(path))}")
             parts = _fill(arrange(prompt, [path]), images, args)
             yield path, parts, len(processor.document(parts))  # one that is too long must not end the others
         except PixWordError as error:

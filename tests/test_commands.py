@@ -137,6 +137,11 @@ def test_marks_that_do_not_match_the_images_are_refused(prompt: str, paths: list
     [
         (["--model", "{tmp}/model"], "give --image FILE"),
         (["--model", "{tmp}/model", "--image", "{tmp}/no.png"], "no.png: no such file"),
+        (["--image", "http://x.org/a.png"], "a.png: no such file; addresses are not fetched, download it first"),
+        (["--image", "{tmp}/*.png"], "*.png: no such file; a shell fills in names only outside of quotes"),
+        (["--image", "-"], "-: no such file; images are not read from standard input"),
+        (["--image", ""], "argument --image: the path is empty; a variable may not be set"),
+        (["--image", "{tmp}/0.png", "--model", ""], "argument --model: the path is empty"),
         (["--model", "{tmp}/model", "--image", "{tmp}/broken.png"], "broken.png"),
         (["--model", "{tmp}/model", "--image", "{tmp}/wide.png"], "windows"),
         (
@@ -187,7 +192,7 @@ def test_each_goes_on_past_bad_files_and_says_so(
     assert stop.value.code == 1
     assert [line.split("\t")[0] for line in captured.out.splitlines()] == pictures
     for name in (
-        *("bad.png: not an image of a known format", "absent.png: No such file", "folder.png: Is a directory"),
+        *("bad.png: not an image of a known format", "absent.png: no such file", "folder.png: a folder; give"),
         *("pipe.png: a pipe or a device, and no file", "4 could not be read"),
     ):
         assert name in captured.err

@@ -217,6 +217,19 @@ def test_foreign_file(data):
         decoded(data)
 
 
+@pytest.mark.parametrize(
+    "data, what",
+    [
+        (b"", "the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS; run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404", "a web page"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_image(data, what):
+    with pytest.raises(BadImage, match=f"not an image of a known format: {what}"):
+        decoded(data)
+
+
 def test_format_off_the_list():
     with pytest.raises(BadImage, match="known format"):
         decoded(encode_array(RGB, "PCX"))

@@ -227,7 +227,7 @@ def test_a_run_goes_on_with_the_data_that_it_knows(tmp_path: Path, capsys: pytes
     assert untimed(tmp_path / "run") == untimed(tmp_path / "whole")
     error = capsys.readouterr().err
     assert f"--resume: {folder}: 2 files appeared since the run began, not used: 00.png, 00.txt\n" in error
-    assert "8 documents, 1 documents held out; left out: 1 .png (new since the run began), 1 .txt (new" in error
+    assert "8 documents, 1 document held out; left out: 1 .png (new since the run began), 1 .txt (new" in error
     (folder / "4.png").unlink()
     train(tmp_path / "run", *flags, "--resume", steps=10)
     error = capsys.readouterr().err

@@ -21,6 +21,8 @@ from mlx_pixword.data.listing import LEADS_OUT
 from mlx_pixword.data.skips import left_out
 from mlx_pixword.data.sources import open_source
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
 
 def test_folder_of_images(tmp_path):
     for name in ("b/2.PNG", "a.jpg", "b/10.png", "c.webp"):
@@ -136,6 +138,11 @@ def test_allow_outside(tmp_path):
     "name, content, message",
     [
         ("missing", None, "no file or folder .*missing; give a folder"),
+        ("*.tar", None, r"no file or folder .*; a shell fills in names only outside of quotes; give"),
+        ("p.parquet", LFS, "p.parquet is a pointer of Git LFS in place of the file; run git lfs pull"),
+        ("p.tar", LFS, "p.tar is a pointer of Git LFS"),
+        ("p.zip", LFS, "p.zip is a pointer of Git LFS"),
+        ("p.jsonl", LFS, "p.jsonl is a pointer of Git LFS"),
         ("empty/", None, "empty holds no images, it is empty; give"),
         ("a.pdf", "x", r"unknown kind \(.pdf\); give"),
         ("plain", "x", r"unknown kind \(no suffix\); give"),
@@ -533,3 +540,7 @@ def test_captions_that_cannot_be_read_are_no_reason_to_go_on_without(tmp_path, c
     write(tmp_path / "a.png")
     write(tmp_path / "l.csv", content)
     refused(message, open_source, tmp_path)
+
+
+def test_addresses_are_said_not_to_be_fetched():
+    refused("no file or folder s3:/x/y.tar; addresses are not fetched, download it", open_source, Path("s3://x/y.tar"))

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from .errors import PixWordError
 
 MAX_CONFIG = 2**20  # bytes of a configuration
 NO_FILE = "a pipe or a device, and no file"
+
+LFS = b"version https://git-lfs.github.com/spec/"  # how a file begins that Git LFS has not fetched
 
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -60,6 +63,22 @@ def expand(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:  # no such user
         return path
+
+
+def missing(path: Path) -> str:
+    """What may be meant by a path where nothing is, as the end of a message."""
+    text = str(path)
+    if re.match(r"[a-z][a-z0-9+]+:/", text):
+        return "; addresses are not fetched, download it first"
+    if set("*?[") & set(text):
+        return "; a shell fills in names only outside of quotes"
+    return ""
+
+
+def check_lfs(start: bytes, name: object) -> None:
+    """Refuse the first bytes of a file that only stand for it."""
+    if start.startswith(LFS):
+        raise PixWordError(f"{name} is a pointer of Git LFS in place of the file; run git lfs pull")
 
 
 def check_writable(folder: Path, what: str) -> None:

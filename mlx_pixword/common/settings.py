@@ -95,6 +95,11 @@ def named(name: str) -> str:
     return name if len(name) <= 300 and name.isprintable() else shown(name)
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: ``1 document``, ``1,200 documents``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def assigned(items: Sequence[str], where: str) -> dict[str, Any]:
     """Values by name of items NAME=VALUE, each JSON where it is any, and else text.
 
@@ -155,11 +160,19 @@ def add_arguments(
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"type": str if kind is list else kind, "metavar": f.metadata["metavar"]}
+            of = str if kind is list else kind
+            options |= {"type": _path if f.metadata["path"] or of is Path else of, "metavar": f.metadata["metavar"]}
             several = {"action": "extend", "nargs": "+"} if f.metadata["path"] else {"action": "append"}
             options |= several if kind is list else {}
             options |= {"choices": f.metadata["choices"], "metavar": None} if f.metadata["choices"] else {}
         group.add_argument(flag(f.name), dest=f.name, help=text.replace("%", "%%"), **options)
+
+
+def _path(text: str) -> str:
+    """A path from the command line; an empty one, of a variable that is not set, would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; a variable may not be set")
+    return text
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:

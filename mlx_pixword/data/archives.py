@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..common.errors import BadImage, PixWordError
+from ..common.files import check_lfs
 from .index import Index, load_index, save_index
 from .names import normal
 from .tar_scan import JOINED, TarScan
@@ -68,6 +69,8 @@ def is_archive(path: Path) -> bool:
 def open_archive(path: Path) -> Archive:
     """Open a ``.zip`` or ``.tar``; raises ``PixWordError`` for a damaged archive or a compressed tar."""
     try:
+        with path.open("rb") as file:
+            check_lfs(file.read(64), path)
         return ZipArchive(path) if path.suffix.lower() == ".zip" else TarArchive(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, UnicodeDecodeError, NotImplementedError) as error:
         raise PixWordError(f"{path} cannot be read as an archive: {error}; it may be damaged, pack it again") from None

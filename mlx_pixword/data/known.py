@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import PixWordError
-from ..common.settings import named
+from ..common.settings import counted, named
 from .base import Picture, Source, texts_of
 from .chain import Chain
 from .listing import APPEARED
@@ -124,7 +124,7 @@ def as_known(source: Source, names: Names, known: Inventory) -> tuple[Source, li
     ):
         if len(which):
             notes.append(
-                f"{_count(len(which), 'document')} {what}: {_some([name(int(n)) for n in which[:_SHOWN]], len(which))}"
+                f"{counted(len(which), 'document')} {what}: {_some([name(int(n)) for n in which[:_SHOWN]], len(which))}"
             )
     was_edited = changed.any() or (len(new) and not there.all())
     is_another = was_edited or 2 * there.sum() < len(there)
@@ -231,15 +231,11 @@ def _told_files(known: Mapping[str, list[str]], now: Mapping[str, list[str]]) ->
     notes = list[str]()
     if appeared:
         notes.append(
-            f"{_count(len(appeared), 'file')} appeared since the run began, not used: {_some(sorted(appeared))}"
+            f"{counted(len(appeared), 'file')} appeared since the run began, not used: {_some(sorted(appeared))}"
         )
     if vanished:
-        notes.append(f"{_count(len(vanished), 'file')} vanished since the run began: {_some(sorted(vanished))}")
+        notes.append(f"{counted(len(vanished), 'file')} vanished since the run began: {_some(sorted(vanished))}")
     return notes
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' if number > 1 else ''}"
 
 
 def _some(names: Sequence[str], count: int | None = None) -> str:

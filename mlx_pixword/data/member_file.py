@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..common.errors import PixWordError
+from ..common.files import check_lfs
 from .archives import Archive
 
 MAX_UTF16 = 2**28  # bytes of a file in UTF-16
@@ -51,7 +52,9 @@ def as_utf8(path: Path | MemberFile) -> Path | MemberFile:
     """The file itself, or one with its text in UTF-8 if it begins with the mark of UTF-16."""
     try:
         with path.open("rb") as file:
-            if not (start := file.read(2)).startswith(_MARKS):
+            start = file.read(64)
+            check_lfs(start, path)
+            if not start.startswith(_MARKS):
                 return path
             content = start + file.read(MAX_UTF16)
     except OSError:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ..common.errors import PixWordError
-from ..common.files import expand
+from ..common.files import expand, missing
 from ..common.settings import named
 from ..pixels.formats import HEIF_SUFFIXES, holds_heif, is_image_name
 from .archives import is_archive, open_archive
@@ -56,7 +56,7 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, images, allow_outside, names)
     if not path.is_file():
-        raise PixWordError(f"no file or folder {path}; give {_USABLE}")
+        raise PixWordError(f"no file or folder {path}{missing(path)}; give {_USABLE}")
     if suffix in RECORDS or suffix == ".json":
         return open_records(path, image_opener(images or image_folder(path), allow_outside))
     if suffix == SUFFIX:

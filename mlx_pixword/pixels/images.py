@@ -10,13 +10,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..common.errors import BadImage, PixWordError
-from ..common.files import open_regular
+from ..common.files import LFS, open_regular
 from .flat import TURNED, flatten, orientation_of
 from .formats import MAX_PIXELS, is_heif, load, open_image
 from .profiles import to_srgb
 from .windows import fit_size
 
 Box = tuple[int, int, int, int]  # x and y of the upper left corner, width, height
+
+_UNKNOWN = "not an image of a known format"
 
 # What Pillow raises on broken files, besides warnings that a program has turned into errors.
 _UNREADABLE = (
@@ -80,12 +82,21 @@ def decode(file: BinaryIO, image_size: int, box: Box | None = None) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"too large, the limit is {MAX_PIXELS:,} pixels; scale it down") from None
     except UnidentifiedImageError:
-        raise BadImage(
-            f"damaged {kind}image, nothing in it can be read" if kind else "not an image of a known format"
-        ) from None
+        raise BadImage(f"damaged {kind}image, nothing in it can be read" if kind else _what_else(file)) from None
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BadImage(f"damaged {kind}image: {reason}") from error
+
+
+def _what_else(file: BinaryIO) -> str:
+    """What a file is that is no image, as far as its first bytes tell."""
+    file.seek(0)
+    start = file.read(64).lstrip()
+    if not start:
+        return f"{_UNKNOWN}: the file is empty"
+    if start.startswith(LFS):
+        return f"{_UNKNOWN}: a pointer of Git LFS; run git lfs pull"
+    return f"{_UNKNOWN}: a web page" if start[:9].lower() in (b"<!doctype", b"<html>") else _UNKNOWN
 
 
 def decode_image(file: BinaryIO, image_size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..common.errors import PixWordError
-from ..common.settings import flag
+from ..common.settings import counted, flag
 from ..config.run import RunConfig
 from ..data.base import Source
 from ..inputs.tokenizer import Tokenizer
@@ -91,7 +91,7 @@ def _other_data(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[st
 
 
 def _source(source: dict[str, Any]) -> str:
-    count = "" if source["documents"] is None else f"{source['documents']:,} documents, "
+    count = "" if source["documents"] is None else f"{counted(source['documents'], 'document')}, "
     return f"{source['name']} ({count}digest {_short(source['digest'])})"
 
 

@@ -19,6 +19,7 @@ from ..common.cli import notice
 from ..common.errors import PixWordError
 from ..common.machine import machine_facts
 from ..common.random_state import set_random_state
+from ..common.settings import counted
 from ..config.run import RunConfig
 from ..config.train import TrainArgs
 from ..data.cache import TokenCache
@@ -116,7 +117,7 @@ def _with_steps(
     epoch = count * len(loader) / loader.group_size / (train.accumulate * ranks.size)
     steps = max(1, round(train.epochs * epoch))
     if ranks.first:
-        notice(f"epochs   {train.epochs:g} of {len(loader):,} documents: {steps:,} steps")
+        notice(f"epochs   {train.epochs:g} of {counted(len(loader), 'document')}: {counted(steps, 'step')}")
     return replace(config, train=replace(train, steps=steps, epochs=None))
 
 
@@ -292,8 +293,8 @@ def announce(run: Run) -> None:
         trained = sum(array.size for array in dict(tree_flatten(run.model.trainable_parameters())).values())
         notice(f"adapters of rank {c.adapt.lora}, {trained / 1e6:.3f}M parameters are trained")
     sources = run.loader.sources
-    count = "" if any(source.endless for source in sources) else f"{sum(map(len, sources)):,} documents, "
-    notice(f"data     {names}; {count}{len(run.heldout)} documents held out{left_out(sources)}")
+    count = "" if any(source.endless for source in sources) else f"{counted(sum(map(len, sources)), 'document')}, "
+    notice(f"data     {names}; {count}{counted(len(run.heldout), 'document')} held out{left_out(sources)}")
     for note in data_notes(run.loader.sources):
         notice(note)
     notice(f"run      {run.folder}, steps {run.progress.step} to {c.train.steps}, on {mx.default_device().type.name}")
