@@ -173,6 +173,10 @@ def test_a_line_that_is_too_long_is_named_and_never_held(tmp_path, monkeypatch):
         ({"image": ["a.png"], "caption": "see <image> here"}, ["see ", RED, " here"]),
         ({"image": {"path": "a.png", "bytes": None}, "text": "t"}, [RED, "t"]),
         ({"image": "a.png", "label": 7}, [RED, "7"]),
+        ({"image": "a.png", "text": 47}, [RED, "47"]),
+        ({"img_path": "a.png", "transcript": "t", "url": "http://x/a.jpg"}, [RED, "t"]),
+        ({"image": " a.png", "text": "t"}, [RED, "t"]),
+        ({"image": "%61.png", "text": "t"}, [RED, "t"]),
         ({"image": "a.png", "words": "w", "text": "t"}, [RED, "t"]),
         ({"image": None, "text": "no image"}, ["no image"]),
         ({"images": [], "text": "no image"}, ["no image"]),
@@ -270,6 +274,27 @@ def test_an_image_whose_text_is_null_has_none(tmp_path, key):
 def test_marks_that_do_not_match_the_images(tmp_path):
     record = {"image": ["a.png", "b.png"], "conversations": turns("<image>", "x")}
     refused("record 1: the text has 1 <image> marks", open_source, write(tmp_path / "c.json", json.dumps([record])))
+
+
+def test_arrays_under_the_name_of_lines(tmp_path):
+    write(tmp_path / "a.png")
+    for content in ('[{"image": "a.png", "text": "one"}]', '\ufeff[\n{"image": "a.png", "text": "one"}\n]\n'):
+        assert list(open_source(write(tmp_path / "c.jsonl", content)).texts()) == ["one"]
+    refused("line 1: expected a JSON object", open_source, write(tmp_path / "d.jsonl", '["text"]'))
+
+
+def test_the_only_list_of_records_in_an_object(tmp_path):
+    write(tmp_path / "a.png")
+    value = {
+        "info": {"year": 1},
+        "data": [{"image": "a.png", "captions": ["one", "two"]}, {"image": "a.png", "text": ""}],
+    }
+    source = open_source(write(tmp_path / "c.json", json.dumps(value, indent=1)))
+    assert [shown(source.parts(n)) for n in range(3)] == [[RED, "one"], [RED, "two"], [RED]]
+    value["data"][1] = {"image": ["a.png", "a.png"], "text": "t"}
+    refused("c.json: expected records of one image", open_source, write(tmp_path / "c.json", json.dumps(value)))
+    value["more"] = value["data"]
+    refused("c.json: expected an array of records", open_source, write(tmp_path / "c.json", json.dumps(value)))
 
 
 def test_lines_of_records_under_the_name_of_json(tmp_path):

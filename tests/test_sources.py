@@ -146,6 +146,7 @@ def test_allow_outside(tmp_path):
         ("empty/", None, "empty holds no images, it is empty; give"),
         ("a.pdf", "x", r"unknown kind \(.pdf\); give"),
         ("plain", "x", r"unknown kind \(no suffix\); give"),
+        ("c.jsonl.gz", "x", r"c.jsonl.gz is compressed \(.gz\), and cannot be read in place; unpack it"),
         ("c.jsonl", "\n \n", "c.jsonl holds no documents; give"),
     ],
 )
@@ -544,3 +545,23 @@ def test_captions_that_cannot_be_read_are_no_reason_to_go_on_without(tmp_path, c
 
 def test_addresses_are_said_not_to_be_fetched():
     refused("no file or folder s3:/x/y.tar; addresses are not fetched, download it", open_source, Path("s3://x/y.tar"))
+
+
+@pytest.mark.parametrize("pack", [write_zip, None])
+@pytest.mark.parametrize(
+    "reference", ["sub/b%20c.png", " sub/b c.png", "../images/sub/b c.png", "file:///x/images/sub/b%20c.png"]
+)
+def test_references_as_other_programs_write_them(tmp_path, reference, pack):
+    record = json.dumps({"image": reference, "text": "t"}).encode()
+    files = {"images/a.png": png("blue"), "images/sub/b c.png": png(), "images/l.jsonl": record}
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    path = pack(tmp_path / "d.zip", files) if pack else tmp_path
+    source = open_source(path)
+    assert documents(source) == [[RED, "t"], [BLUE]]
+    if not pack:
+        assert documents(open_source(tmp_path / "images/l.jsonl")) == [[RED, "t"]]
+        write(tmp_path / "images/l.jsonl", '{"image": "%2e%2e/x.png", "text": "t"}')
+        write(tmp_path / "x.png")
+        with pytest.raises(BadImage, match="not found"):  # and not what lies outside
+            open_source(tmp_path / "images/l.jsonl").parts(0)[0].rgb(8)

@@ -71,6 +71,7 @@ def records_of_folder(root: Path, files: list[str], allow_outside: bool) -> Besi
                 place = None if found else find_file(reference, root / folder, allow_outside)
             except PixWordError:
                 continue  # it is reported when its turn comes
+            place = None if place is None else Path(os.path.normpath(place))
             if place is not None and place.is_relative_to(root):
                 found = spelled.get(normal(place.relative_to(root).as_posix()))
             if found is not None:

@@ -11,7 +11,7 @@ from ..common.settings import shown
 from ..pixels.formats import is_image_name
 from .base import Picture
 from .member_file import MemberFile
-from .record_parts import captions_in, place_images, shape
+from .record_parts import caption_parts, captions_in, each_caption, place_images, shape
 
 MAX_BYTES = 2**30  # COCO's own files have 30 to 100 MB
 
@@ -19,7 +19,8 @@ MAX_BYTES = 2**30  # COCO's own files have 30 to 100 MB
 class CaptionObject:
     """A source with one document a caption, and one an image that has none; held in memory.
 
-    COCO's own, Karpathy's splits of it (``images`` with ``sentences``), and names of images with one caption or a list.
+    COCO's own, Karpathy's splits of it (``images`` with ``sentences``), names of images with one caption or a
+    list, and one list of records, such as ``{"data": [...]}``.
 
     Args:
         path: the file.
@@ -89,7 +90,21 @@ def _documents(value: dict[str, Any]) -> list[tuple[str, str]]:
         return _coco(value)
     if isinstance(images, list) and images and all(isinstance(i, dict) and "sentences" in i for i in images):
         return _karpathy(images)
-    return _names(value)
+    return _listed(value) or _names(value)
+
+
+def _listed(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """The only list of records in an object, as in ``{"info": ..., "data": [...]}``: each of one image with a text."""
+    lists = [told for told in value.values() if isinstance(told, list) and told and isinstance(told[0], dict)]
+    documents = list[tuple[str, str]]()
+    for record in (one for told in lists[:1] for item in told for one in each_caption(item) if len(lists) == 1):
+        parts = caption_parts(record, lambda name: (name,))
+        images = [part[0] for part in parts if isinstance(part, tuple)]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(images) != 1 or len(texts) > 1:
+            raise PixWordError(f"expected records of one image with a text, got {shape(record)}")
+        documents.append((images[0], "".join(texts)))
+    return documents
 
 
 def _karpathy(images: list[dict[str, Any]]) -> list[tuple[str, str]]:

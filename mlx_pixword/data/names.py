@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from unicodedata import normalize
+from urllib.parse import unquote
 
 from ..common.errors import PixWordError
 from ..common.files import expand
@@ -25,8 +26,15 @@ def spellings(name: str, root: str) -> Iterator[str]:
     """What a reference may mean below a folder or archive of the name ``root``, the likeliest first.
 
     The name as it is; with Windows' separators replaced; what follows the root's own name in it, as where a list was
-    written one folder higher or on another machine; and inside a folder ``images``.
+    written one folder higher or on another machine; inside a folder ``images``; and each of these without the spaces
+    around it and the escapes of an address (``%20``).
     """
+    yield from _spellings(name, root)
+    if (plain := unquote(name).strip()) != name:
+        yield from _spellings(plain, root)
+
+
+def _spellings(name: str, root: str) -> Iterator[str]:
     slashed = name.replace("\\", "/")
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     yield name

@@ -1,5 +1,6 @@
 """Files of records, opened by their suffix: lines of JSON, tables, Parquet, arrays and objects of JSON."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ def open_records(path: Path | MemberFile, resolve: Callable[[str], Picture]) -> 
     if suffix in (".csv", ".tsv", ".txt"):
         table = Table(path)
         return RecordFile(path, resolve, table.scan, caption_parts, table.parse)
-    return RecordFile(path, resolve, scan_lines, array_parts)
+    return RecordFile(path, resolve, scan_array if _is_array(path) else scan_lines, array_parts)
 
 
 def image_folder(path: Path) -> Path:
@@ -69,6 +70,15 @@ def _open_json(path: Path | MemberFile, resolve: Callable[[str], Picture]) -> Re
     if len(content) > MAX_BYTES:
         raise PixWordError(f"{path} has more than {MAX_BYTES:,} bytes; make it .jsonl, a record a line")
     return CaptionObject(path, content, resolve)
+
+
+def _is_array(path: Path | MemberFile) -> bool:
+    """Whether a file that is named as lines of JSON is an array of objects instead."""
+    try:
+        with path.open("rb") as file:
+            return re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", file.read(1024)) is not None
+    except OSError:
+        return False  # it is reported by what reads it
 
 
 def _is_record(line: bytes) -> bool:

@@ -154,7 +154,7 @@ def _paths(value: Any, record: Mapping[str, Any]) -> list[str]:
 
 def _text(record: Mapping[str, Any], labels: Sequence[str]) -> str | None:
     """The text of a record, nothing where it is null; None if no key is there, or more than one text."""
-    found = [record[key] for key in TEXT_KEYS if record.get(key) is not None]
+    found = [_plain(record[key]) for key in TEXT_KEYS if record.get(key) is not None]
     found = found or [_plain(record[key]) for key in labels if record.get(key) is not None][:1]
     if not found and any(key in record for key in (*TEXT_KEYS, *labels)):
         return ""

@@ -80,8 +80,8 @@ def member_opener(archive: Archive, folder: str) -> Callable[[str], ArchivePictu
 
     def resolve(reference: str) -> ArchivePicture:
         name = checked(reference).replace("\\", "/")
-        places = (folder, posixpath.join(folder, "images"))
-        found = next(filter(None, (archive.find(posixpath.normpath(posixpath.join(p, name))) for p in places)), None)
+        names = (posixpath.join(folder, spelling) for spelling in spellings(name, posixpath.basename(folder)))
+        found = next(filter(None, (archive.find(posixpath.normpath(name)) for name in names)), None)
         return _resolve_member(reference, archive) if found is None else ArchivePicture(archive, found)
 
     return resolve

@@ -69,6 +69,8 @@ def open_source(
         return TextFiles(str(path), [path], text_opener(images, allow_outside), [])
     if is_image_name(path.name):
         return Images(str(path), pair([path.name], lambda _: b""), lambda _: FilePicture(path))
+    if suffix in (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        raise PixWordError(f"{path} is compressed ({suffix}), and cannot be read in place; unpack it")
     raise PixWordError(f"{path} is of an unknown kind ({suffix or 'no suffix'}); give {_USABLE}")
 
 
