@@ -293,7 +293,9 @@ def test_the_only_list_of_records_in_an_object(tmp_path):
     assert [shown(source.parts(n)) for n in range(3)] == [[RED, "one"], [RED, "two"], [RED]]
     value["data"][1] = {"image": ["a.png", "a.png"], "text": "t"}
     refused("c.json: expected records of one image", open_source, write(tmp_path / "c.json", json.dumps(value)))
-    value["more"] = value["data"]
+    value["data"][1] = "a.png"
+    refused("c.json: expected an array of records", open_source, write(tmp_path / "c.json", json.dumps(value)))
+    value["more"] = value["data"] = value["data"][:1]
     refused("c.json: expected an array of records", open_source, write(tmp_path / "c.json", json.dumps(value)))
 
 

@@ -292,11 +292,13 @@ def test_parquet_and_shards_beside_a_picture_are_read(tmp_path):
     write_zip(tmp_path / "1.zip", {"p/train.parquet": parquet_of({"image": {"bytes": png()}, "text": "in a zip"})})
     write_zip(tmp_path / "assets.zip", {"assets/example.png": png()})
     write_zip(tmp_path / "code.zip", {"a.py": b""})
+    os.mkfifo(tmp_path / "pipe.tar")  # who opens it waits for ever
     source = open_source(tmp_path)
     assert documents(source) == [[BLUE, "inside"], [RED], [RED, "packed"], [RED, "in a zip"]]
     assert sorted(source.unusable) == [
         (str(tmp_path / "assets.zip"), "an archive whose images lie beside it, unpacked"),
         (str(tmp_path / "code.zip"), "not an image"),
+        (str(tmp_path / "pipe.tar"), "not an image"),
     ]
     assert len(take_inventory(source, Names(tmp_path)).documents) == 4  # as a run notes it
     write(tmp_path / "data/train-00001-of-00001.parquet", inside[:-9])

@@ -73,6 +73,7 @@ def test_spans_hold_in_any_order(folder):
         ("\n\n", "holds no documents"),
         ("image,text\n", "holds no documents"),
         (b"image,text\na.png,caf\xe9\n", "line 2: not valid UTF-8"),
+        ('sep="\nimage,text\na.png,one\n', "line 2: 2 cells in 1 columns"),
         ("image,text\ra.png,one\r", "line 1: lines end with CR alone"),
         (b"\xff\xfea\0,\0\0\xd8", "not valid UTF-16; save it as UTF-8"),
         ('image,text\na.png,"' + "x" * 200_000, "line 2: field larger than field limit"),

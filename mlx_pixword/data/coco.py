@@ -95,7 +95,8 @@ def _documents(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _listed(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The only list of records in an object, as in ``{"info": ..., "data": [...]}``: each of one image with a text."""
-    lists = [told for told in value.values() if isinstance(told, list) and told and isinstance(told[0], dict)]
+    lists = [told for told in value.values() if isinstance(told, list) and told]
+    lists = [told for told in lists if all(isinstance(record, dict) for record in told)]
     documents = list[tuple[str, str]]()
     for record in (one for told in lists[:1] for item in told for one in each_caption(item) if len(lists) == 1):
         parts = caption_parts(record, lambda name: (name,))

@@ -24,7 +24,7 @@ def archives_beside(root: Path, files: Sequence[str]) -> tuple[list[str], list[t
         Archives to read; and names of the others with the reason: most of their images lie in the folder already, they
         have none, or cannot be read.
     """
-    archives = [file for file in files if is_archive(Path(file))]
+    archives = [file for file in files if is_archive(Path(file)) and (root / file).is_file()]  # a pipe never ends
     unpacked = {posixpath.basename(file) for file in files if is_image_name(file)} if archives else set()
     further, others = list[str](), list[tuple[str, str]]()
     for name in archives:

@@ -17,7 +17,7 @@ from .record_parts import IMAGE_KEYS, LABEL_KEYS, MORE_IMAGE_KEYS, TEXT_KEYS, Da
 _IMAGES, _TEXTS = {*IMAGE_KEYS, *MORE_IMAGE_KEYS}, {*TEXT_KEYS, *LABEL_KEYS}
 _KNOWN = _IMAGES | _TEXTS
 _DELIMITERS = (",", ";", "\t", "|")
-_SEP = re.compile("sep=(.)")  # Excel's line before a table, with its delimiter
+_SEP = re.compile(r"sep=([,;|\t])")  # Excel's line before a table, with its delimiter
 _NUMBER = re.compile(r"#\d+$")  # behind an image's name, of its captions: Flickr8k's ``a.jpg#0``
 _LONGEST = 2**18  # bytes of a first line
 _LOOKED_AT = 16  # lines of a .txt that all have to begin with an image's name, where spaces cut them
