@@ -34,7 +34,7 @@ def draw_figures(evidence: Evidence, folder: Path) -> dict[str, str]:
         for name, draw in makers.items():
             figure, axes = plt.subplots(1, 2 if name == "heights" else 1, figsize=(WIDTH, HEIGHT), squeeze=False)
             draw(evidence, axes[0])
-            figure.tight_layout()
+            figure.tight_layout(rect=(0, 0, 1, 1 - _legend(figure, axes[0, 0])))
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
             figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
             plt.close(figure)
@@ -61,7 +61,6 @@ def heights(evidence: Evidence, axes: Any) -> None:
         ticks = [4, 5, 6, 8, 10, 12, 16, 24, 32]
         axis.set_xticks(ticks, [str(t) for t in ticks])
         axis.minorticks_off()
-    _legend(axes[0])
 
 
 def learning(evidence: Evidence, axes: Any) -> None:
@@ -70,7 +69,6 @@ def learning(evidence: Evidence, axes: Any) -> None:
         curve = np.array(record["curve"], float).reshape(-1, 2)
         axes[0].plot(curve[:, 0], curve[:, 1], label=f"{arm}: {ARMS[arm].title}", **style(arm))
     axes[0].set(xlabel="crops", ylabel="loss, nats")
-    _legend(axes[0])
 
 
 def rates(evidence: Evidence, axes: Any) -> None:
@@ -85,9 +83,14 @@ def rates(evidence: Evidence, axes: Any) -> None:
     axes[0].set(xlabel="learning rate, relative", ylabel="nats a character")
     if factors:
         axes[0].set_xscale("log")
-    _legend(axes[0])
+        axes[0].set_xticks(factors, [f"{factor:g}" for factor in factors])
+        axes[0].minorticks_off()
 
 
-def _legend(axis: Any) -> None:
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=6.5, frameon=False, loc="upper right")  # "best" is slow and may warn
+def _legend(figure: Any, axis: Any) -> float:
+    """Name the lines above the plots, where none lies; returns the share of the height that it takes."""
+    handles, labels = axis.get_legend_handles_labels()
+    if not handles:
+        return 0.0
+    figure.legend(handles, labels, fontsize=7, frameon=False, loc="upper center", ncols=2)
+    return 0.05 * -(-len(handles) // 2)
