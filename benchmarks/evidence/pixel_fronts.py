@@ -1,7 +1,7 @@
 """Other insides of arm 1b's image block, for ablations; they predict words alone.
 
 U  distinct windows    P  pixels a window    w  window side    e  width of the image block    D  hidden size
-n  images              N  windows an image
+B  rows, an image each        N  windows of an image
 
 Windows hold colours of 24 bits, as those of patch arms do. With one layer "both" is the function of the plain block,
 because the last pixel of a window sees all of it anyway.
@@ -89,25 +89,25 @@ class WholeImageFront(TokenFront):
         count, height, width = images.shape
         down, across = height // side, width // side
         windows = images.reshape(count, down, side, across, side).swapaxes(2, 3).reshape(count, down * across, side**2)
-        valid = windows < NO_PIXEL  # [n, N, P]
-        ends = mx.max(mx.where(valid, mx.arange(side**2), 0), axis=-1)  # [n, N]: the last pixel's place in its window
-        x = self.embedded(self.embed_pixels(), windows)  # [n, N, P, e]
+        valid = windows < NO_PIXEL  # [B, N, P]
+        ends = mx.max(mx.where(valid, mx.arange(side**2), 0), axis=-1)  # [B, N]: the last pixel's place in its window
+        x = self.embedded(self.embed_pixels(), windows)  # [B, N, P, e]
         y = self._read(x.flatten(1, 2), valid.flatten(1), ends + side**2 * mx.arange(ends.shape[1]), across)
-        y = self.state_proj(y) if "state_proj" in self else y  # [n, N, D]
+        y = self.state_proj(y) if "state_proj" in self else y  # [B, N, D]
         if "summary" in self:
             numbers = mx.where(valid, mx.arange(side**2), side**2).flatten(0, 1)
             y = y + self.summary(x.flatten(0, 1), ends.reshape(-1, 1), numbers).reshape(y.shape)
         return y.flatten(0, 1)[mx.minimum(batch.windows[:, 0], y.shape[0] * y.shape[1] - 1)]
 
     def _read(self, x: mx.array, valid: mx.array, ends: mx.array, across: int) -> mx.array:
-        """The layer at ``ends [n, N]`` of pixels ``x [n, N P, e]`` in window order, ``[n, N, e]``."""
+        """The layer at ``ends [B, N]`` of pixels ``x [B, N P, e]`` in window order, ``[B, N, e]``."""
         side, number = self._side, mx.arange(x.shape[1])
         window, place = number // side**2, number % side**2
         row, column = window // across * side + place // side, window % across * side + place % side
         largest = self._args.image_size
         table = mx.array(window_table(largest, self._size.head_size, self._size.rope_theta))
         rotary = table[:, row * largest + column]  # [2, N P, d / 2], by row and column in the image
-        mask = (valid[:, None] & (number <= ends[..., None]))[:, None]  # [n, 1, N, N P]
+        mask = (valid[:, None] & (number <= ends[..., None]))[:, None]  # [B, 1, N, N P]
         layer = self.layers[0]
         return layer.read_out(x, ends, rotary[:, ends][:, :, None], rotary[:, None, None], mask)
 
