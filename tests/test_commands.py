@@ -22,7 +22,6 @@ from mlx_pixword import doctor, evaluate, generate
 from mlx_pixword.common.cli import run_command
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.evaluation import measure, readings
-from mlx_pixword.evaluation.scores import reading_scores, wilson
 from mlx_pixword.generate import arrange
 from mlx_pixword.inference.read import Reading
 from mlx_pixword.inputs.processor import tokens_of
@@ -371,21 +370,6 @@ def test_texts_that_a_model_of_images_leaves_out_are_told_of(
 def test_built_in_data_is_no_file(model_folder: Path, capsys: Capture) -> None:
     line = mistake(capsys, evaluate.main, "--model", model_folder, "--data", "plates")
     assert "plates is built in" in line and "scripts/make_plates.py" in line
-
-
-def test_scores_of_readings() -> None:
-    scores = reading_scores([("123", "123"), ("12", "123"), ("xyz", "abc"), ("", "ab")])
-    assert scores["exact_match"] == 0.25
-    assert scores["cer"] == pytest.approx((0 + 1 + 3 + 2) / (3 + 3 + 3 + 2))
-    assert reading_scores([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),  # Wilson 95% intervals from published tables
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_intervals(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson(successes, trials) == pytest.approx([low, high], abs=5e-5)
 
 
 # --- all --------------------------------------------------------------------------------------------------------------

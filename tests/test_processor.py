@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from PIL import Image
+from shots import SIZES
 
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.inputs.processor import Processor, tokens_of
@@ -18,14 +19,6 @@ from mlx_pixword.pixels.images import fit_rgb
 from mlx_pixword.pixels.windows import from_windows, num_windows
 
 TOKENIZER = train_tokenizer(["seven red plates", "two plates"], 300)
-SIZES = {
-    "hidden_size": 8,
-    "num_heads": 2,
-    "num_kv_heads": 1,
-    "num_layers": 1,
-    "image_layers": 1,
-    "intermediate_size": 8,
-}
 GEOMETRY = {"image_size": 24, "window_size": 4, "fold_factor": 16, "max_seq_len": 48}
 
 

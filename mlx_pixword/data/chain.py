@@ -60,11 +60,3 @@ class Chain:
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[number], index - (int(self._ends[number - 1]) if number else 0)
-
-
-def _leaves(sources: Sequence[Source]) -> list[Source]:
-    """The sources, with those of a chain in its place."""
-    found: list[Source] = []
-    for source in sources:
-        found += source.sources if isinstance(source, Chain) else [source]
-    return found

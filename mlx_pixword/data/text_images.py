@@ -128,7 +128,8 @@ class TextSource:
         self.name, self.unusable = "built-in text", list(unusable)
         self.strings = Strings(self.style.kinds, held_out, words)
         self.families = self._families()
-        self._marked = self._with_marks() if "marks" in self.style.kinds else {}
+        self._all = list(self.families.values())
+        self._marked = self._with_marks() if "marks" in self.style.kinds else []
         self._check_room()
 
     def _families(self) -> dict[str, list[Face]]:
@@ -141,12 +142,12 @@ class TextSource:
             raise PixWordError("no family of faces is held out" if self.held_out else "all families are held out")
         return found
 
-    def _with_marks(self) -> dict[str, list[Face]]:
-        """The faces that have all of `MARKS`, by family."""
-        found = {family: [face for face in faces if face.has_marks] for family, faces in self.families.items()}
-        if not any(found.values()):
+    def _with_marks(self) -> list[list[Face]]:
+        """The faces that have all of `MARKS`, a list a family."""
+        found = [[face for face in faces if face.has_marks] for faces in self._all]
+        if not any(found):
             raise PixWordError(f"no face here has all of {MARKS}; leave the kind marks out, or give more faces")
-        return {family: faces for family, faces in found.items() if faces}
+        return [faces for faces in found if faces]
 
     def _check_room(self) -> None:
         """Raise if S is too small for the shortest string of every kind at the largest height, in the widest face."""
@@ -244,9 +245,8 @@ class TextSource:
 
     def _face(self, kind: str, reach: float, r: Random) -> Face:
         """A family of those within reach that have the kind's characters, and one of its faces."""
-        families = self._marked if kind == "marks" else self.families
-        names = list(families)
-        faces = families[names[int(r.random() * max(1.0, reach * len(names)))]]
+        families = self._marked if kind == "marks" else self._all
+        faces = families[int(r.random() * max(1.0, reach * len(families)))]
         return faces[int(r.random() * max(1.0, reach * len(faces)))]
 
     def _neighbors(self, height: float, width: float, r: Random) -> tuple[tuple[str, str, float], ...]:
