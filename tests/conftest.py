@@ -81,4 +81,5 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were a Mac on which every kernel is faster."""
     monkeypatch.setattr(choose, "_metal_available", lambda: True)
     monkeypatch.setattr(choose, "choose", lambda kernel, args: kernel.metal)
-    monkeypatch.setattr("mlx_pixword.inference.token_stack.choose", lambda kernel, args: kernel.metal)
+    for module in ("token_stack", "token_caches"):
+        monkeypatch.setattr(f"mlx_pixword.inference.{module}.choose", lambda kernel, args: kernel.metal)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.inference.token_layers import TokenLayers, lay_out, turns
+from mlx_pixword.inference.token_layers import TokenLayers, lay_out
 from mlx_pixword.inference.token_layers_numpy import NumpyTokenLayers
 from mlx_pixword.model.layers import Layer, plain_weight
 from mlx_pixword.model.network import PixWordModel
@@ -44,7 +44,7 @@ def one_by_one(rows: TokenLayers, layer: Layer, x: mx.array) -> mx.array:
     count, length, _ = x.shape
     matrices, cache, found = rows.laid_out(layer), rows.new_cache(count, length + 3), []
     for place in range(length):
-        states, turn = rows.keep(x[:, place]), rows.keep(turns(rows._args, np.array([place])))
+        states, turn = rows.keep(x[:, place]), rows.turns(np.array([place]))
         y = rows.combine(matrices, states, rows.heads(states, matrices), turn, cache, place)
         found.append(mx.array(y))
     return mx.stack(found, axis=1)
@@ -87,7 +87,7 @@ def test_a_bias_hides_places_of_single_rows(small_model: Build, kind: type[Token
     bias = rows.keep(mx.array([[0.0] * 5, [-np.inf] * 2 + [0.0] * 3])[:, None, None])
     positions = np.arange(5)[:, None] - np.array([0, 2])  # [5, 2]
     for place in range(5):
-        states, turn = rows.keep(x[:, place]), rows.keep(turns(args, positions[place].clip(0)))
+        states, turn = rows.keep(x[:, place]), rows.turns(positions[place].clip(0))
         hidden = bias if place > 1 else None
         y = rows.combine(matrices, states, rows.heads(states, matrices), turn, cache, place, hidden)
     for row, start in ((0, 0), (1, 2)):

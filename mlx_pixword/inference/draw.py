@@ -26,7 +26,7 @@ from ..pixels.windows import from_windows, num_windows, valid_pixels, window_ord
 from .growing_images import GrowingImages
 from .pixel_sampler import AHEAD, PixelSampler
 from .settings import SampleArgs
-from .token_layers import Array
+from .token_caches import Array
 
 DRAW = -1  # stands for a pixel that is drawn, among forced ones
 UNDRAWN = (128, 128, 128)  # colour of pixels that are still to come

@@ -21,7 +21,8 @@ from ..model.image_block import ImageBlock
 from ..model.layers import plain_weight
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
-from .token_layers import Array, Cache, Grid, Matrices, TokenLayers, side_by_side, turns
+from .token_caches import Array, Cache
+from .token_layers import Grid, Matrices, TokenLayers, side_by_side
 from .token_layers_numpy import NumpyTokenLayers
 from .token_stack import Stack, stacks_run
 
@@ -65,15 +66,15 @@ class GrowingImages:
             self._image_steps.heads(self._embeddings, self._image[0]) if table_pays else None
         )  # [K + 1, n, 1, d]
         positions = self._geometry.pixel_positions()
-        self._window_turns = self._turns(args.image, positions)  # each [1, n, 1, d / 2]
+        self._window_turns = self._turns(self._image_steps, positions)  # each [1, n, 1, d / 2]
         self._window = [self._image_steps.new_cache(count, max(lengths)) for _ in self._image]
         self._offset = self._closed = 0  # pixels of the open window, closed windows
         self._image_stack = self._stack(args.image, self._image, self._window, positions, recents=RECENTS)
         self._read(model, documents)
 
-    def _turns(self, args: ModelArgs, positions: np.ndarray | Grid) -> list[Array]:
+    def _turns(self, steps: TokenLayers, positions: np.ndarray | Grid) -> list[Array]:
         """``[places, B or 1]`` to a complex ``[B or 1, n, 1, d / 2]`` each."""
-        return [self._steps.keep(turn) for turn in mx.unstack(turns(args, positions))]
+        return list(steps.turns(positions))
 
     def _stack(
         self, args: ModelArgs, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray | Grid,
@@ -96,15 +97,16 @@ class GrowingImages:
         lengths, self._start = np.array([len(document) for document in documents]), states.shape[1]
         ends = mx.take_along_axis(states, mx.array(lengths)[:, None, None] - 1, axis=1)[:, 0]  # [B, D]
         self.logits: Array = self._steps.keep(model.logits(ends)[:, args.vocab_size :])
-        places = np.arange(self._start + len(self._lengths))
-        self._sequence = [self._steps.new_cache(len(documents), len(places)) for _ in prompts]
+        firsts, places = self._start - lengths, self._start + len(self._lengths)  # shorter prompts end where all end
+        self._sequence = [self._steps.new_sequence(places, firsts.tolist()) for _ in prompts]
         for cache, prompt in zip(self._sequence, prompts, strict=True):
-            cache.put(self._steps.keep(prompt.keys[which]), self._steps.keep(prompt.values[which]), 0)
-        empty = (places >= lengths[:, None]) & (places < self._start)  # behind the shorter prompts
+            k, v = (self._steps.keep(_moved(array[which], firsts)) for array in (prompt.keys, prompt.values))
+            cache.put(k, v, 0)
+        empty = np.arange(places) < firsts[:, None]
         bias = mx.array(np.where(empty, -np.inf, 0)[:, None, None].astype(np.float32)).astype(args.compute_dtype)
         self._bias = self._steps.keep(bias) if empty.any() else None  # [B, 1, 1, places]
         positions = self._geometry.window_positions(documents)
-        self._sequence_turns = self._turns(args, positions)
+        self._sequence_turns = self._turns(self._steps, positions)
         self._language_stack = self._stack(
             args, self._language, self._sequence, positions, bias=self._bias, start=self._start
         )
@@ -236,6 +238,14 @@ class _Geometry:
         if not self._args.grid:
             return following - self._done
         return int(positions[len(document) - self._done, 0]) if self._done else following
+
+
+def _moved(array: mx.array, by: np.ndarray) -> mx.array:
+    """Keys or values ``[B, G, L, d]`` of places, each row's moved on by so many places ``[B]``; the last ones go."""
+    if not by.any():
+        return array
+    places = np.maximum(np.arange(array.shape[2]) - by[:, None], 0)
+    return mx.take_along_axis(array, mx.array(places)[:, None, :, None], axis=2)
 
 
 class Prompt:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .filters import filtered
 from .settings import SampleArgs
-from .token_layers import Array
+from .token_caches import Array
 
 AHEAD = 16  # pixels that noise is made for and that are computed in one go
 

@@ -9,7 +9,7 @@ model/layers.py.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,8 +19,7 @@ from ..model.args import ModelArgs
 from ..model.layers import Layer, plain_bias, plain_weight
 from ..ops.exponentials import swiglu
 from ..ops.rotary import rotary_table
-
-Array: TypeAlias = Any  # MLX's or, in token_layers_numpy.py, NumPy's
+from .token_caches import Array, Cache, SequenceCache
 
 
 class Additions(NamedTuple):
@@ -101,11 +100,6 @@ def angles(args: ModelArgs, positions: np.ndarray | Grid) -> np.ndarray:
     return np.where(even, table[:, positions.columns], table[:, positions.rows])
 
 
-def turns(args: ModelArgs, positions: np.ndarray | Grid) -> mx.array:
-    """`turn_factors` as an array of MLX."""
-    return mx.array(turn_factors(args, positions))
-
-
 def turn_factors(args: ModelArgs, positions: np.ndarray | Grid) -> np.ndarray:
     """RoPE as a product of complex numbers, which its pairs are: ``[...]`` to complex ``[..., n, 1, d / 2]``.
 
@@ -117,30 +111,13 @@ def turn_factors(args: ModelArgs, positions: np.ndarray | Grid) -> np.ndarray:
     return (turned * np.where(head < args.num_heads, args.head_size**-0.5, 1)).astype(np.complex64)
 
 
-class Cache:
-    """Turned keys and values of one layer, ``[B, G, places, d]`` each, written in place."""
-
-    def __init__(self, shape: Sequence[int], dtype: mx.Dtype) -> None:
-        self.keys: Array = mx.zeros(shape, dtype)
-        self.values: Array = mx.zeros(shape, dtype)
-
-    def put(self, k: Array, v: Array, place: int) -> None:
-        """Write ``[B, G, J, d]`` from a place on."""
-        self.keys[:, :, place : place + k.shape[2]] = k
-        self.values[:, :, place : place + v.shape[2]] = v
-
-    def first(self, places: int) -> tuple[Array, Array]:
-        """Keys and values of the first places."""
-        return self.keys[:, :, :places], self.values[:, :, :places]
-
-
 class TokenLayers:
     """What a layer does in a token step, by MLX's fast operations: one kernel each on a GPU."""
 
     def __init__(self, args: ModelArgs) -> None:
         self._args = args
         self._splits = [args.num_heads, args.num_heads + args.num_kv_heads]
-        self._still = self.keep(turns(args, np.zeros(1, int))) if args.no_rope_every else None
+        self._still = self.turns(np.zeros(1, int)) if args.no_rope_every else None
 
     def keep(self, array: mx.array) -> Array:
         """An array in the library that token steps are computed with."""
@@ -152,6 +129,10 @@ class TokenLayers:
         kept = Matrices(*map(self.keep, plain[:4]))
         return kept._replace(more=plain.more and Additions(*map(self.keep, plain.more)))
 
+    def turns(self, positions: np.ndarray | Grid) -> Array:
+        """What turns the heads of tokens at these positions, complex ``[..., n, 1, d / 2]``, see `turn_factors`."""
+        return self.keep(mx.array(turn_factors(self._args, positions)))
+
     def of_layer(self, number: int, turn: Array) -> Array:
         """What turns queries and keys of a layer: ``turn``, or nothing where the layer has no RoPE."""
         every = self._args.no_rope_every
@@ -160,6 +141,11 @@ class TokenLayers:
     def new_cache(self, count: int, places: int) -> Cache:
         """An empty cache of ``count`` rows."""
         return Cache((count, self._args.num_kv_heads, places, self._args.head_size), self._args.compute_dtype)
+
+    def new_sequence(self, places: int, firsts: Sequence[int]) -> Cache:
+        """An empty cache whose tokens take turns in a place; each row sees places from its first one on."""
+        shape = (len(firsts), self._args.num_kv_heads, places, self._args.head_size)
+        return SequenceCache(shape, self._args.compute_dtype, firsts)
 
     def norm(self, x: Array) -> Array:
         """RMSNorm without weight over the last axis."""
@@ -182,14 +168,12 @@ class TokenLayers:
         """The layer for states ``x [B, D]``, given their `heads` ``[B, n, 1, d]``.
 
         Args:
-            turn: complex ``[B or 1, n, 1, d / 2]``, see `turns`.
+            turn: complex ``[B or 1, n, 1, d / 2]``, from `turns`.
             cache, place: where their keys and values go; they see all places up to their own.
             bias: added to scores, ``[B, 1, 1, places]``; None: 0.
         """
         q, k, v = self._turned(heads, turn)
-        cache.put(k, v, place)
-        keys, values = cache.first(place + 1)
-        y = self._attend(q, keys, values, None if bias is None else bias[..., : place + 1]).reshape(x.shape[0], -1)
+        y = cache.attend(q, k, v, place, bias).reshape(x.shape[0], -1)
         if (more := layer.more) is None:
             x = self._add_product(x, y, layer.out)
             return self._add_product(x, self._swiglu(self.norm(x) @ layer.gate_up), layer.down)
@@ -204,10 +188,6 @@ class TokenLayers:
         """Queries, keys and values ``[B, .., 1, d]`` after RoPE."""
         turned = (heads.astype(mx.float32).view(mx.complex64) * turn).view(mx.float32)
         return mx.split(turned.astype(heads.dtype), self._splits, axis=1)
-
-    def _attend(self, q: Array, keys: Array, values: Array, bias: Array) -> Array:
-        """``softmax(q k^T + bias) v`` of scaled queries ``[B, H, 1, d]``: ``B H d`` numbers."""
-        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=1.0, mask=bias)
 
     def _add_product(self, x: Array, y: Array, matrix: Array) -> Array:
         return mx.addmm(x, y, matrix)

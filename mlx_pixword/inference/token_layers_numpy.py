@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.args import ModelArgs
-from .token_layers import Array, Cache, Matrices, TokenLayers
+from .token_caches import Array, Cache
+from .token_layers import Matrices, TokenLayers
 
 
 class NumpyCache(Cache):
@@ -25,8 +26,15 @@ class NumpyCache(Cache):
         self.keys[..., place : place + k.shape[2]] = k.swapaxes(-1, -2)
         self.values[:, :, place : place + v.shape[2]] = v
 
-    def first(self, places: int) -> tuple[Array, Array]:
-        return self.keys[..., :places], self.values[:, :, :places]
+    def attend(self, q: Array, k: Array, v: Array, place: int, bias: Array = None) -> Array:
+        self.put(k, v, place)
+        keys, values = self.keys[..., : place + 1], self.values[:, :, : place + 1]
+        scores = q.reshape(*keys.shape[:2], -1, q.shape[-1]) @ keys  # [B, G, H / G, J]
+        if bias is not None:
+            scores += bias[..., : place + 1]
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        return (scores @ values) / scores.sum(axis=-1, keepdims=True)
 
 
 class NumpyTokenLayers(TokenLayers):
@@ -54,6 +62,9 @@ class NumpyTokenLayers(TokenLayers):
     def new_cache(self, count: int, places: int) -> Cache:
         return NumpyCache((count, self._args.num_kv_heads, places, self._args.head_size))
 
+    def new_sequence(self, places: int, firsts: Sequence[int]) -> Cache:
+        return self.new_cache(len(firsts), places)
+
     def norm(self, x: Array) -> Array:
         return x / np.sqrt((x * x) @ self._mean + self._eps)
 
@@ -73,14 +84,6 @@ class NumpyTokenLayers(TokenLayers):
         turned = (heads.view(np.complex64) * turn).view(np.float32)
         queries, keys = self._splits
         return [turned[:, :queries], turned[:, queries:keys], turned[:, keys:]]
-
-    def _attend(self, q: Array, keys: Array, values: Array, bias: Array) -> Array:
-        scores = q.reshape(*keys.shape[:2], -1, q.shape[-1]) @ keys  # [B, G, H / G, J]
-        if bias is not None:
-            scores += bias
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        return (scores @ values) / scores.sum(axis=-1, keepdims=True)
 
     def _add_product(self, x: Array, y: Array, matrix: Array) -> Array:
         return x + y @ matrix

@@ -15,7 +15,8 @@ import numpy as np
 from ..model.args import ModelArgs
 from ..ops.decode_step import DECODE_STEP, Shape, decode_step, suits
 from ..ops.dispatch.choose import available, choose, forward_only, mode
-from .token_layers import Cache, Grid, Matrices, angles
+from .token_caches import Cache
+from .token_layers import Grid, Matrices, angles
 
 
 class Stack:
@@ -34,7 +35,7 @@ class Stack:
         positions: np.ndarray | Grid, bias: mx.array | None = None, start: int = 0, recents: int = 1,
     ) -> None:  # fmt: skip
         self._matrices = [mx.stack(list(kind)) for kind in zip(*(layer[:4] for layer in layers), strict=True)]
-        self._keys, self._values = (mx.stack([getattr(c, name) for c in caches]) for name in ("keys", "values"))
+        self._keys, self._values = (mx.stack(list(kind)) for kind in zip(*(c.by_head() for c in caches), strict=True))
         rows, places = self._keys.shape[1], self._keys.shape[3]
         pairs = np.stack(list(angles(args, positions)), axis=-1)  # [turns, 1 or B, d / 2, 2]
         self._angles = mx.unstack(mx.array(np.broadcast_to(pairs, (len(pairs), rows, *pairs.shape[2:]))))

@@ -17,7 +17,7 @@ from ..model.batch import Batch
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
 from .growing_images import Prompt, choose_token_layers
-from .token_layers import TokenLayers, side_by_side, turn_factors
+from .token_layers import TokenLayers, side_by_side
 from .token_layers_numpy import NumpyTokenLayers
 
 SMALL = 10**7  # weights of hidden matrices, up to which the number of calls decides and a copy takes little memory
@@ -68,7 +68,7 @@ class WordSteps:
         """Add a word to every row."""
         weights = self._laid_out
         with np.errstate(over="ignore", invalid="ignore"):  # a damaged model's numbers are no concern of NumPy's
-            x, turn = weights.embeddings[np.asarray(words)], turn_factors(self._args, self._after)
+            x, turn = weights.embeddings[np.asarray(words)], self._steps.turns(self._after)
             for n, (layer, cache) in enumerate(zip(weights.layers, self._caches, strict=True)):
                 heads, own_turn = self._steps.heads(x, layer), self._steps.of_layer(n, turn)
                 x = self._steps.combine(layer, x, heads, own_turn, cache, self._place, self._bias)
