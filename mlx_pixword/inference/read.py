@@ -2,8 +2,9 @@
 
 B  rows    V  words
 
-A reading's probability is the product of its words' and of the end mark's: that exactly this text stands there. The
-confidence is that probability, corrected by what held-out readings showed (`Calibration`).
+A reading's probability is the product of its words' and of the end mark's: that exactly this text stands there. Of
+several looks at the image (`look_again`) it is their geometric mean. The confidence is that probability, corrected by
+what held-out readings showed (`Calibration`).
 """
 
 import math
