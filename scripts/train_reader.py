@@ -34,6 +34,7 @@ from mlx_pixword.evaluation.readings import rate_documents
 from mlx_pixword.evaluation.scores import calibration_error, wilson
 from mlx_pixword.inference.read import Reading, read_batch
 from mlx_pixword.inputs.processor import Processor
+from mlx_pixword.model.calibration import MOST_MARGINS, Calibration
 from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.training.adapt import with_init
 from mlx_pixword.training.checkpoint import newest_checkpoint
@@ -76,6 +77,7 @@ class ReaderArgs:
         [], "a setting of a new run, or one that may change later, NAME=VALUE; may be repeated", metavar="NAME=VALUE"
     )
     crops: int = setting(4000, "held-out crops to calibrate with, and as many others to score")
+    margins: int = setting(3, "margins around an image, over which the shipped model takes the mean")
     target: Path = setting(SHIPPED, "where the model goes, in place of what is there", metavar="DIR")
     record: Path = setting(ROOT / "benchmarks/results/reader.json", "file for the run's record", metavar="FILE")
 
@@ -85,6 +87,8 @@ class ReaderArgs:
                 "--minutes must not be negative, --cooldown be positive and --crops at least 100, got "
                 f"{self.minutes}, {self.cooldown} and {self.crops}"
             )
+        if not 1 <= self.margins <= MOST_MARGINS:
+            raise PixWordError(f"--margins must be 1 to {MOST_MARGINS}, got {self.margins}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -176,8 +180,10 @@ def ship(folder: Path, args: ReaderArgs) -> None:
     model, processor = load(draft, dtype="float32")
     run, config = folder.parent, make_config(read_yaml(folder.parent / "config.yaml"))
     source = _held_out(config, FIT_SEED)
+    model.calibration = Calibration(margins=args.margins)
     readings, right = read_mixed(model, processor, source, args.crops)
-    model.calibration = fit_calibration([reading.log_probability for reading in readings], right)
+    fitted = fit_calibration([reading.log_probability for reading in readings], right)
+    model.calibration = replace(fitted, margins=args.margins)
     scores = score(model, processor, config, args.crops)
     record = describe(model, config, run, scores, source)
     files.remove(draft)
@@ -265,6 +271,9 @@ def score(model: PixWordModel, processor: Processor, config: RunConfig, count: i
             scores[f"exact_match_{low}_to_{high}_px"] = float(np.mean(some))
     clean = read_crops(model, processor, _other(source, wear=0.0), count)
     scores["exact_match_without_wear"] = float(np.mean(clean[1]))
+    calibration, model.calibration = model.calibration, Calibration()
+    scores["exact_match_in_one_margin"] = float(np.mean(read_crops(model, processor, source, count)[1]))
+    model.calibration = calibration
     mixed, mixed_right = read_mixed(model, processor, source, count)
     scores["expected_calibration_error"] = calibration_error([r.confidence for r in mixed], mixed_right)
     nothing = [reading.confidence for reading in mixed[-(count // 10) :]]

@@ -52,7 +52,7 @@ def rate_documents(
         batch_tokens: most elements of a batch, words that are generated included; at least one document is read.
     """
     found: dict[int, Reading] = {}
-    for some in _batches(documents, batch_tokens // model.calibration.looks, model.args.max_seq_len):
+    for some in _batches(documents, batch_tokens // model.calibration.margins, model.args.max_seq_len):
         prompts = [[Document(documents[n].elements[: _prompt_length(documents[n])], documents[n].images)] for n in some]
         batch = collate(prompts, model.args, exact=True)
         limits = [_most_words(documents[n], model.args.max_seq_len) for n in some]

@@ -3,8 +3,8 @@
 B  rows    V  words
 
 A reading's probability is the product of its words' and of the end mark's: that exactly this text stands there. Of
-several looks at the image (`look_again`) it is their geometric mean. The confidence is that probability, corrected by
-what held-out readings showed (`Calibration`).
+several margins around the image (`with_margins`) it is their geometric mean. The confidence is that probability,
+corrected by what held-out readings showed (`Calibration`).
 """
 
 import math

@@ -11,7 +11,7 @@ from typing import Any
 from ..common.errors import PixWordError
 from ..common.files import check_writable
 from ..common.settings import flag, setting
-from ..model.calibration import MOST_LOOKS
+from ..model.calibration import MOST_MARGINS
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,8 @@ class SampleArgs:
     min_p: float = setting(0.0, "leave out words below this fraction of the likeliest one's probability")
     repetition_penalty: float = setting(1.0, "above 1, words of the last 20 become less likely")
     seed: int | None = setting(0, "seed of the sampling; in Python, None for another one every time")
-    looks: int = setting(
-        0,
-        "read an image so often, with other widths of paper around it, and take the mean; 0 for the model's own number",
+    margins: int = setting(
+        0, "read an image in so many margins, other widths of paper around it, and take the mean; 0: the model's own"
     )
 
     def __post_init__(self) -> None:
@@ -37,8 +36,8 @@ class SampleArgs:
             raise PixWordError(f"--temp must be 0 or positive, got {self.temp}")
         if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
             raise PixWordError(f"--top-p must lie in (0, 1] and --min-p in 0..1, got {self.top_p} and {self.min_p}")
-        if not 0 <= self.looks <= MOST_LOOKS:
-            raise PixWordError(f"--looks must be 1 to {MOST_LOOKS}, or 0 for the model's own, got {self.looks}")
+        if not 0 <= self.margins <= MOST_MARGINS:
+            raise PixWordError(f"--margins must be 1 to {MOST_MARGINS}, or 0 for the model's own, got {self.margins}")
         if (
             self.top_k < 0
             or (self.seed is not None and self.seed < 0)

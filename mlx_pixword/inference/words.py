@@ -22,7 +22,7 @@ from ..model.document import BOS, END_IMAGE, EOS, IMAGE, PAD, SPECIAL_WORDS, UNK
 from ..model.network import PixWordModel
 from ..ops.dispatch.choose import forward_only
 from .filters import filtered
-from .looks import look_again
+from .margins import with_margins
 from .settings import SampleArgs
 from .word_steps import WordSteps, numpy_pays
 
@@ -134,17 +134,17 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
     """Words step by step; the next step is under way meanwhile.
 
     Probabilities are the model's own, over all V words, however the words are sampled: those of `log_likelihood`. Of
-    several looks it is the geometric mean of theirs.
+    several margins it is the geometric mean.
     """
     require_words(model.args)
-    batch, looks = look_again(batch, model.args, args.looks or model.calibration.looks, args.max_tokens)
+    batch, margins = with_margins(batch, model.args, args.margins or model.calibration.margins, args.max_tokens)
     lengths = [sum(map(len, row)) for row in batch.documents]
     limit = min(args.max_tokens, model.args.max_seq_len - max(lengths) + 1)
     outlive_this_thread()
     if numpy_pays(model):
-        yield from _words_by_numpy(model, batch, args, limit, looks)
+        yield from _words_by_numpy(model, batch, args, limit, margins)
         return
-    choose = _chooser(model.args.vocab_size, args, looks)
+    choose = _chooser(model.args.vocab_size, args, margins)
     cache = _make_cache(model, lengths, batch.elements.shape[1])
     after = [row[-1].positions(model.args.grid)[1] for row in batch.documents]  # positions of the first words
     shift = mx.array(after) - mx.array(lengths)  # of positions over places
@@ -154,30 +154,30 @@ def generate_words(model: PixWordModel, batch: Batch, args: SampleArgs) -> Itera
         logits = model.logits(mx.take_along_axis(x, at_end, axis=1))[:, 0]  # [B, V + K], of the last elements alone
     for layer_cache in cache:
         layer_cache.finalize()
-    history: list[list[int]] = [[] for _ in lengths[::looks]]
+    history: list[list[int]] = [[] for _ in lengths[::margins]]
     chosen = choose(history, logits)
     for n in range(limit):
         words, log_probabilities = chosen
         if n + 1 < limit and args.repetition_penalty == 1:  # the penalty needs the words themselves first
-            chosen = choose(history, _extend(model, mx.repeat(words, looks), cache, shift))
+            chosen = choose(history, _extend(model, mx.repeat(words, margins), cache, shift))
             mx.async_eval(*chosen)
         ids: list[int] = words.tolist()  # type: ignore[assignment]
         for row, word in zip(history, ids, strict=True):
             row.append(word)
         yield Step(ids, log_probabilities.tolist(), n + 1 == limit)  # type: ignore[arg-type]
         if n + 1 < limit and args.repetition_penalty != 1:
-            chosen = choose(history, _extend(model, mx.repeat(words, looks), cache, shift))
+            chosen = choose(history, _extend(model, mx.repeat(words, margins), cache, shift))
 
 
-def _words_by_numpy(model: PixWordModel, batch: Batch, args: SampleArgs, limit: int, looks: int) -> Iterator[Step]:
+def _words_by_numpy(model: PixWordModel, batch: Batch, args: SampleArgs, limit: int, margins: int) -> Iterator[Step]:
     """The same by token steps of NumPy; the likeliest words are chosen there too, and others as ever."""
     greedy = args.repetition_penalty == 1 and args.temperature(0.0) == 0
-    choose = None if greedy else _chooser(model.args.vocab_size, args, looks)
+    choose = None if greedy else _chooser(model.args.vocab_size, args, margins)
     steps = WordSteps(model, batch, max(limit, 0))
-    history: list[list[int]] = [[] for _ in batch.documents[::looks]]
+    history: list[list[int]] = [[] for _ in batch.documents[::margins]]
     for n in range(limit):
         if choose is None:
-            words, log_probabilities = _likeliest(steps.logits, looks)
+            words, log_probabilities = _likeliest(steps.logits, margins)
         else:
             words, log_probabilities = map(np.array, choose(history, mx.array(steps.logits)))
         ids = words.tolist()
@@ -185,14 +185,14 @@ def _words_by_numpy(model: PixWordModel, batch: Batch, args: SampleArgs, limit: 
             row.append(word)
         yield Step(ids, log_probabilities.tolist(), n + 1 == limit)
         if n + 1 < limit:
-            steps.put([word for word in ids for _ in range(looks)])
+            steps.put([word for word in ids for _ in range(margins)])
 
 
-def _likeliest(logits: np.ndarray, looks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Words ``[B]`` and their natural-log probabilities, of logits ``[B looks, V]``."""
+def _likeliest(logits: np.ndarray, margins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Words ``[B]`` and their natural-log probabilities, of logits ``[B margins, V]``."""
     top = logits.max(axis=1, keepdims=True)
     scores = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-    scores = scores.reshape(-1, looks, scores.shape[1]).mean(axis=1)
+    scores = scores.reshape(-1, margins, scores.shape[1]).mean(axis=1)
     allowed = scores.copy()
     allowed[:, list(NEVER_GENERATED)] = -np.inf
     words = allowed.argmax(axis=1)
@@ -212,8 +212,8 @@ def _make_cache(model: PixWordModel, lengths: list[int], width: int) -> list[Any
     return caches
 
 
-def _chooser(num_words: int, args: SampleArgs, looks: int) -> Chooser:
-    """``choose(history, logits [B looks, V + K]) -> words [B], their log-probabilities [B]``.
+def _chooser(num_words: int, args: SampleArgs, margins: int) -> Chooser:
+    """``choose(history, logits [B margins, V + K]) -> words [B], their log-probabilities [B]``.
 
     MLX's global random state stays as it is.
     """
@@ -228,7 +228,7 @@ def _chooser(num_words: int, args: SampleArgs, looks: int) -> Chooser:
         nonlocal key
         scores = logits[:, :num_words]
         scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
-        scores = scores.reshape(-1, looks, num_words).mean(axis=1) if looks > 1 else scores
+        scores = scores.reshape(-1, margins, num_words).mean(axis=1) if margins > 1 else scores
         logits = scores + never
         for process in penalize:
             rows = [process(mx.array(past), logits[n : n + 1]) for n, past in enumerate(history)]

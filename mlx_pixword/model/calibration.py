@@ -8,7 +8,7 @@ from typing import Any
 from ..common.errors import PixWordError
 from ..common.settings import shown
 
-MOST_LOOKS = 8  # at an image, for one reading
+MOST_MARGINS = 8  # of an image, for one reading
 KEY = "_calibration"  # of config.json; an underscore key is no part of a model's shape
 
 
@@ -17,7 +17,7 @@ class Calibration:
     """A straight line through log-odds, ``sigmoid(slope * logit(p) + offset)``; as it stands, ``p`` itself.
 
     The two numbers are fitted on held-out readings, known to be right or wrong. A slope that is not negative keeps the
-    order of readings. They hold for readings of ``looks`` looks at an image, which is how often it is looked at where
+    order of readings. They hold for readings of an image in so many ``margins``, which is how many there are where
     nothing else is said.
 
     Source: Platt 1999, with the logit of the probability as the score.
@@ -25,7 +25,7 @@ class Calibration:
 
     slope: float = 1.0
     offset: float = 0.0
-    looks: int = 1
+    margins: int = 1
 
     def __call__(self, log_probability: float) -> float:
         """A confidence, 0..1, from a natural-log probability."""
@@ -45,10 +45,10 @@ class Calibration:
             raise PixWordError(
                 f"config.json: {KEY} must be a finite slope from 0 and a finite offset, got {shown(values)}"
             )
-        looks = values.get("looks", 1)
-        if not isinstance(looks, int) or not 1 <= looks <= MOST_LOOKS:
-            raise PixWordError(f"config.json: looks of {KEY} must be 1 to {MOST_LOOKS}, got {shown(looks)}")
-        return cls(float(values.get("slope", cls.slope)), float(values.get("offset", cls.offset)), looks)
+        margins = values.get("margins", 1)
+        if not isinstance(margins, int) or not 1 <= margins <= MOST_MARGINS:
+            raise PixWordError(f"config.json: margins of {KEY} must be 1 to {MOST_MARGINS}, got {shown(margins)}")
+        return cls(float(values.get("slope", cls.slope)), float(values.get("offset", cls.offset)), margins)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Several looks at an image for one reading: the same text in other windows, and the mean of what each says."""
+"""Several margins around an image for one reading: the same text in other windows, and the mean of what each says."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +13,11 @@ import mlx_pixword as pw
 from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.generate import main
 from mlx_pixword.inference import word_steps
-from mlx_pixword.inference.looks import MARGINS, look_again, with_paper
+from mlx_pixword.inference.margins import MARGINS, with_margins, with_paper
 from mlx_pixword.inference.settings import SampleArgs
 from mlx_pixword.inference.words import generate_words
 from mlx_pixword.inputs.processor import Processor
-from mlx_pixword.model.calibration import MOST_LOOKS, Calibration
+from mlx_pixword.model.calibration import MOST_MARGINS, Calibration
 from mlx_pixword.model.document import EOS, WINDOW, Document
 from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.pixels.colors import fold_colors
@@ -37,7 +37,7 @@ def confident(model: PixWordModel) -> PixWordModel:
     return model
 
 
-# --- what a look is ---------------------------------------------------------------------------------------------------
+# --- what a margin is -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("margin", MARGINS)
@@ -56,17 +56,17 @@ def test_paper_has_the_median_colour_of_the_border(small_model: Build, margin: t
     assert (tokens == paper).sum() == (inside == paper).sum() + tokens.size - inside.size
 
 
-def test_there_are_as_many_margins_as_looks_and_the_first_has_none() -> None:
-    assert len(set(MARGINS)) == len(MARGINS) == MOST_LOOKS and not any(MARGINS[0])
+def test_there_are_as_many_margins_as_the_most_and_the_first_is_empty() -> None:
+    assert len(set(MARGINS)) == len(MARGINS) == MOST_MARGINS and not any(MARGINS[0])
 
 
-def test_rows_become_looks(small_model: Build, picture: np.ndarray) -> None:
+def test_rows_become_rows_of_each_margin(small_model: Build, picture: np.ndarray) -> None:
     args = small_model().args
     processor = Processor(args)
     batch = processor.batch([[picture, [8, 9]], [picture[:5]]])
-    again, looks = look_again(batch, args, 3, 10)
+    again, margins = with_margins(batch, args, 3, 10)
     rows = [document for (document,) in again.documents]
-    assert looks == 3 and len(rows) == 6
+    assert margins == 3 and len(rows) == 6
     for n, ((document,), height) in enumerate(zip(batch.documents, (9, 5), strict=True)):
         first, *others = rows[3 * n : 3 * n + 3]
         assert np.array_equal(first.elements, document.elements)
@@ -76,7 +76,7 @@ def test_rows_become_looks(small_model: Build, picture: np.ndarray) -> None:
             assert other.elements[other.elements != WINDOW].tolist() == [i for i in document.elements if i != WINDOW]
 
 
-def test_other_documents_are_looked_at_once(small_model: Build, picture: np.ndarray) -> None:
+def test_other_documents_are_read_once(small_model: Build, picture: np.ndarray) -> None:
     """Words alone, two images, the first windows of an image."""
     args = small_model().args
     processor = Processor(args)
@@ -86,17 +86,17 @@ def test_other_documents_are_looked_at_once(small_model: Build, picture: np.ndar
     for document in (processor.document([[8, 9]]), processor.document([picture, picture]), part):
         batch = processor.batch([[picture]])
         mixed = replace(batch, documents=((whole,), (document,)))
-        assert look_again(mixed, args, 3, 10) == (mixed, 1)
+        assert with_margins(mixed, args, 3, 10) == (mixed, 1)
 
 
-def test_a_look_that_does_not_fit_is_the_document(small_model: Build, picture: np.ndarray) -> None:
+def test_a_margin_that_does_not_fit_is_left_out(small_model: Build, picture: np.ndarray) -> None:
     args = small_model().args
     batch = Processor(args).batch([[picture]])
     length = len(batch.documents[0][0])
     words = args.max_seq_len + 1 - length  # with which the document alone just fits
-    rows, looks = look_again(batch, args, 3, words)
-    assert looks == 3 and [len(row[0]) for row in rows.documents] == [length] * 3
-    rows, _ = look_again(batch, args, 3, words - 8)
+    rows, margins = with_margins(batch, args, 3, words)
+    assert margins == 3 and [len(row[0]) for row in rows.documents] == [length] * 3
+    rows, _ = with_margins(batch, args, 3, words - 8)
     assert len(rows.documents[2][0]) == length + 3  # another column of windows
 
 
@@ -105,7 +105,7 @@ def test_a_look_that_does_not_fit_is_the_document(small_model: Build, picture: n
 
 @pytest.mark.parametrize("numpy_steps", [True, False])
 @pytest.mark.parametrize("sampling", [{}, {"temp": 1.5, "seed": 3}, {"repetition_penalty": 1.7}])
-def test_the_probability_is_the_geometric_mean_of_the_looks(
+def test_the_probability_is_the_geometric_mean_over_margins(
     small_model: Build,
     picture: np.ndarray,
     numpy_steps: bool,
@@ -116,7 +116,7 @@ def test_the_probability_is_the_geometric_mean_of_the_looks(
     monkeypatch.setattr(word_steps, "SMALL", word_steps.SMALL if numpy_steps else 0)
     model = confident(small_model())
     processor = Processor(model.args)
-    reading = pw.read(model, processor, picture, max_tokens=5, looks=3, **sampling)
+    reading = pw.read(model, processor, picture, max_tokens=5, margins=3, **sampling)
     words = [int(word) for word in reading.text.split()] + [EOS] * reading.finished
     (document,) = processor.batch([[picture]]).documents[0]
     scores = []
@@ -136,7 +136,7 @@ def test_a_greedy_word_is_the_likeliest_of_the_mean(small_model: Build, picture:
         logits = model(processor([with_paper(document.images[0], margin, model.args)]))[0, -1, : len(means)]
         means += np.array(logits - mx.logsumexp(logits))
     means[[0, 1, 3, 4, 5]] = -np.inf  # <unk>, <s>, <pad> and the images' marks
-    step = next(generate_words(model, processor.batch([[picture]]), SampleArgs(looks=MOST_LOOKS)))
+    step = next(generate_words(model, processor.batch([[picture]]), SampleArgs(margins=MOST_MARGINS)))
     assert step.words == [int(means.argmax())]
 
 
@@ -144,19 +144,21 @@ def test_images_read_together_and_alone_agree(small_model: Build, rng: np.random
     model = confident(small_model())
     processor = Processor(model.args)
     pictures = [rng.integers(0, 256, (4 + n, 9, 3), dtype=np.uint8) for n in range(3)]
-    together = list(generate_words(model, processor.batch([[one] for one in pictures]), SampleArgs(6, looks=2)))
+    together = list(generate_words(model, processor.batch([[one] for one in pictures]), SampleArgs(6, margins=2)))
     for n, one in enumerate(pictures):
-        alone = list(generate_words(model, processor([one]), SampleArgs(6, looks=2)))
+        alone = list(generate_words(model, processor([one]), SampleArgs(6, margins=2)))
         assert [step.words[n] for step in together] == [step.words[0] for step in alone]
 
 
 # --- how many ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_looked_with_as_it_was_calibrated(small_model: Build, picture: np.ndarray, tmp_path: Any) -> None:
+def test_a_model_reads_in_the_margins_that_it_was_calibrated_with(
+    small_model: Build, picture: np.ndarray, tmp_path: Any
+) -> None:
     model = confident(small_model())
     processor = Processor(model.args)
-    one, three = (pw.read(model, processor, picture, looks=looks).log_probability for looks in (1, 3))
+    one, three = (pw.read(model, processor, picture, margins=margins).log_probability for margins in (1, 3))
     assert one == pw.read(model, processor, picture).log_probability != three
     model.calibration = Calibration(0.5, 0.1, 3)
     assert pw.read(model, processor, picture).log_probability == three
@@ -164,23 +166,23 @@ def test_a_model_is_looked_with_as_it_was_calibrated(small_model: Build, picture
     kept, processor = load(tmp_path / "saved")
     assert kept.calibration == Calibration(0.5, 0.1, 3)
     assert pw.read(kept, processor, picture).log_probability == pytest.approx(three, abs=1e-5)
-    assert pw.read(kept, processor, picture, looks=1).log_probability == pytest.approx(one, abs=1e-5)
+    assert pw.read(kept, processor, picture, margins=1).log_probability == pytest.approx(one, abs=1e-5)
 
 
-@pytest.mark.parametrize("looks", [0, 9, 2.5, True, "3"])
-def test_a_number_of_looks_that_cannot_be_is_refused(looks: Any) -> None:
+@pytest.mark.parametrize("margins", [0, 9, 2.5, True, "3"])
+def test_a_number_of_margins_that_cannot_be_is_refused(margins: Any) -> None:
     with pytest.raises(PixWordError, match="_calibration"):
-        Calibration.from_config({"_calibration": {"slope": 1.0, "offset": 0.0, "looks": looks}})
+        Calibration.from_config({"_calibration": {"slope": 1.0, "offset": 0.0, "margins": margins}})
 
 
-def test_the_command_line_looks_as_often_as_it_is_told(
+def test_the_command_line_reads_in_as_many_as_it_is_told(
     picture: np.ndarray, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(picture).save(tmp_path / "a.png")
     found = []
-    for looks in ("1", "4"):
-        main(["--image", str(tmp_path / "a.png"), "--jsonl", "--looks", looks])
+    for margins in ("1", "4"):
+        main(["--image", str(tmp_path / "a.png"), "--jsonl", "--margins", margins])
         found.append(capsys.readouterr().out)
     assert found[0] != found[1]
-    with pytest.raises(PixWordError, match="--looks must be 1 to 8, or 0"):
-        main(["--image", str(tmp_path / "a.png"), "--looks", "9"])
+    with pytest.raises(PixWordError, match="--margins must be 1 to 8, or 0"):
+        main(["--image", str(tmp_path / "a.png"), "--margins", "9"])

@@ -1,4 +1,4 @@
-"""Looks: an image with different widths of paper around it, over whose probabilities a reading takes the mean.
+"""Margins: an image with other widths of paper around it, over whose probabilities a reading takes the mean.
 
 V  words    N  windows of an image    P  pixels a window
 
@@ -22,19 +22,19 @@ MARGINS: tuple[Margin, ...] = (
 )  # fmt: skip
 
 
-def look_again(batch: Batch, args: ModelArgs, looks: int, most_words: int) -> tuple[Batch, int]:
-    """Each row as so many rows, one a look, and how many these are.
+def with_margins(batch: Batch, args: ModelArgs, margins: int, most_words: int) -> tuple[Batch, int]:
+    """Each row as so many rows, with other margins each, and how many these are.
 
-    A batch stays as it is, with one look, unless each row is a document of one whole image. Where a look does not fit
+    A batch stays as it is, one row each, unless each row is a document of one whole image. Where a margin does not fit
     into the sequence together with ``most_words``, the document itself stands in its place.
     """
     documents = [document for row in batch.documents for document in row]
     alone = len(documents) == len(batch.documents)
-    if looks == 1 or not alone or not all(_has_one_image(document, args) for document in documents):
+    if margins == 1 or not alone or not all(_has_one_image(document, args) for document in documents):
         return batch, 1
     room = args.max_seq_len + 1 - most_words
-    rows = [[_look(document, margin, args, room)] for document in documents for margin in MARGINS[:looks]]
-    return collate(rows, args, exact=True), looks
+    rows = [[_one(document, margin, args, room)] for document in documents for margin in MARGINS[:margins]]
+    return collate(rows, args, exact=True), margins
 
 
 def _has_one_image(document: Document, args: ModelArgs) -> bool:
@@ -44,7 +44,7 @@ def _has_one_image(document: Document, args: ModelArgs) -> bool:
     )
 
 
-def _look(document: Document, margin: Margin, args: ModelArgs, room: int) -> Document:
+def _one(document: Document, margin: Margin, args: ModelArgs, room: int) -> Document:
     image = with_paper(document.images[0], margin, args)
     first, count = int(np.argmax(document.elements == WINDOW)), len(document.images[0].lengths)
     before, after = document.elements[:first], document.elements[first + count :]
