@@ -18,6 +18,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.config.run import PRESETS, make_config
 from mlx_pixword.config.train import TrainArgs
 from mlx_pixword.inference.growing_images import GrowingImages
+from mlx_pixword.inference.token_caches import Cache, SequenceCache
 from mlx_pixword.inference.token_layers import Matrices, TokenLayers
 from mlx_pixword.inputs.processor import tokens_of
 from mlx_pixword.model import layers, network
@@ -297,7 +298,7 @@ def test_operations_are_those_of_drawing(
 ) -> None:
     """So few pixels that no table of the first layer pays."""
     found: Counts = Counter()
-    plain_heads, plain_combine, plain_attend = TokenLayers.heads, TokenLayers.combine, TokenLayers._attend
+    plain_heads, plain_combine = TokenLayers.heads, TokenLayers.combine
 
     def heads(self: TokenLayers, x: mx.array, layer: Matrices) -> mx.array:
         found["heads"] += 2 * x.size * layer.qkv.shape[1]
@@ -307,12 +308,17 @@ def test_operations_are_those_of_drawing(
         found["combine"] += 2 * x.shape[0] * (layer.out.size + layer.gate_up.size + layer.down.size)
         return plain_combine(self, layer, x, *rest)
 
-    def attend(self: TokenLayers, q: mx.array, keys: mx.array, *rest: Any) -> mx.array:
-        found["attend"] += 4 * q.size * keys.shape[2]
-        return plain_attend(self, q, keys, *rest)
+    def counted(plain: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        def attend(self: Cache, q: mx.array, k: mx.array, v: mx.array, place: int, *rest: Any) -> mx.array:
+            found["attend"] += 4 * q.size * (place + 1)
+            return plain(self, q, k, v, place, *rest)
 
-    for name, function in (("heads", heads), ("combine", combine), ("_attend", attend)):
+        return attend
+
+    for name, function in (("heads", heads), ("combine", combine)):
         monkeypatch.setattr(TokenLayers, name, function)
+    for cache in (Cache, SequenceCache):
+        monkeypatch.setattr(cache, "attend", counted(cache.attend))
     model, document = small_model(**changes), make_document([[BOS], [7, 8, 9], [IMAGE]])
     lengths = window_order(*size, model.args.window_size)[1].tolist()
     decoder = GrowingImages(model, [document] * 2, lengths, TokenLayers(model.args))

@@ -250,5 +250,6 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 
 def test_the_package_imports_in_a_fifth_of_a_second() -> None:
-    code = "import time; start = time.perf_counter(); import mlx_pixword; print(time.perf_counter() - start)"
-    assert any(float(python(code)) < 0.2 for _ in range(10))  # one quiet moment of a busy machine is enough
+    """Of processor time, which other work on the machine does not take; the least of ten."""
+    code = "import time; start = time.process_time(); import mlx_pixword; print(time.process_time() - start)"
+    assert any(float(python(code)) < 0.2 for _ in range(10))

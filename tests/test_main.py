@@ -54,15 +54,15 @@ def test_a_script_runs_its_command(
 def test_help_is_quick() -> None:
     command = [sys.executable, "-c", TIMED]
     seconds = [float(subprocess.run(command, check=True, capture_output=True, text=True).stderr) for _ in range(5)]
-    assert min(seconds) < 0.5  # one quiet moment of a busy machine is enough
+    assert min(seconds) < 0.5  # of processor time, which other work on the machine does not take
 
 
 TIMED = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
 from mlx_pixword.__main__ import main
 try:
     main(["generate", "--help"])
 except SystemExit:
-    print(time.perf_counter() - start, file=sys.stderr)
+    print(time.process_time() - start, file=sys.stderr)
 """

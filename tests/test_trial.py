@@ -128,6 +128,7 @@ def test_integers_must_be_equal():
 
 
 def test_the_faster_of_two_real_runs_is_found(monkeypatch):
+    """By a real clock, which other work on the machine may disturb for a while: in one of ten trials at least."""
     monkeypatch.setattr(trial, "race", RACE)
 
     def repeated(times):
@@ -140,27 +141,39 @@ def test_the_faster_of_two_real_runs_is_found(monkeypatch):
 
     args = (mx.eye(256),)
     slow, fast = repeated(40), repeated(1)
-    assert decide(Kernel("faster", slow, fast, lambda x: args, False), *args).speed_up > 2
-    assert decide(Kernel("slower", fast, slow, lambda x: args, False), *args).speed_up < 0.5
+    for runs, found in (((slow, fast), lambda ratio: ratio > 2), ((fast, slow), lambda ratio: ratio < 0.5)):
+        kernels = (Kernel(f"try {n} of {found}", *runs, lambda x: args, False) for n in range(10))
+        assert any(found(decide(kernel, *args).speed_up) for kernel in kernels)
 
 
 def test_gradients_are_timed_too(monkeypatch):
-    monkeypatch.setattr(trial, "race", RACE)
+    """What the clock runs over has the backward pass in it where a kernel is trained, and nowhere else."""
+    passes: list[str] = []
 
     @mx.custom_function
-    def slow_backward(x):
+    def square(x):
+        passes.append("forward")
         return x @ x
 
-    @slow_backward.vjp
+    @square.vjp
     def _(x, cotangent, _output):
-        for _ in range(40):
-            cotangent = cotangent @ mx.eye(256)
+        passes.append("backward")
         return cotangent @ x.T + x.T @ cotangent
 
-    args = (mx.eye(256),)
-    kernel = Kernel("square", lambda x: x @ x, slow_backward, lambda x: args, True)
-    trained, forward = (decide(k, *args).speed_up for k in (kernel, replace(kernel, name="forward", trained=False)))
-    assert 2 * trained < min(1, forward)
+    def race(runs):
+        passes.clear()
+        for run in runs:
+            mx.eval(run())
+        timed.append(sorted(set(passes)))
+        return [1.0, 1.0]
+
+    timed: list[list[str]] = []
+    monkeypatch.setattr(trial, "race", race)
+    args = (mx.eye(8),)
+    kernel = Kernel("square", lambda x: x @ x, square, lambda x: args, True)
+    for tried in (kernel, replace(kernel, name="forward", trained=False)):
+        assert not decide(tried, *args).error
+    assert timed == [["backward", "forward"], ["forward"]]
 
 
 def test_runs_take_turns_and_the_first_one_is_not_timed():
@@ -169,13 +182,13 @@ def test_runs_take_turns_and_the_first_one_is_not_timed():
     def run(name, seconds):
         def work():
             order.append(name)
-            time.sleep(0.05 if order.count(name) == 1 else seconds)  # the first compiles
+            time.sleep(0.5 if order.count(name) == 1 else seconds)  # the first compiles
             return [mx.array(1)]
 
         return work
 
     a, b = RACE([run("a", 0.002), run("b", 0.004)])
-    assert 0.002 <= a < 0.05 and 0.004 <= b < 0.05
+    assert 0.002 <= a < 0.5 and 0.004 <= b < 0.5
     assert [name for name, _ in groupby(order[4:])] == ["a", "b"] * trial.ROUNDS
 
 
