@@ -91,13 +91,15 @@ def test_other_documents_are_read_once(small_model: Build, picture: np.ndarray) 
 
 def test_a_margin_that_does_not_fit_is_left_out(small_model: Build, picture: np.ndarray) -> None:
     args = small_model().args
-    batch = Processor(args).batch([[picture]])
-    length = len(batch.documents[0][0])
+    batch = Processor(args).batch([[picture[:8, :12]]])  # 2 x 3 windows
+    length, small = len(batch.documents[0][0]), (Processor(args).document([picture[:4, :4]]),)
     words = args.max_seq_len + 1 - length  # with which the document alone just fits
-    rows, margins = with_margins(batch, args, 3, words)
-    assert margins == 3 and [len(row[0]) for row in rows.documents] == [length] * 3
+    assert with_margins(batch, args, 3, words) == (batch, 1)
+    both, margins = with_margins(replace(batch, documents=(*batch.documents, small)), args, 3, words)
+    assert margins == 3 and [len(row[0]) for row in both.documents[:3]] == [length] * 3
+    assert len(both.documents[5][0]) > len(small[0])
     rows, _ = with_margins(batch, args, 3, words - 8)
-    assert len(rows.documents[2][0]) == length + 3  # another column of windows
+    assert len(rows.documents[2][0]) == length + 6  # 3 x 4 windows
 
 
 # --- readings ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def with_margins(batch: Batch, args: ModelArgs, margins: int, most_words: int) -
     """Each row as so many rows, with other margins each, and how many these are.
 
     A batch stays as it is, one row each, unless each row is a document of one whole image. Where a margin does not fit
-    into the sequence together with ``most_words``, the document itself stands in its place.
+    into the sequence together with ``most_words``, the document itself stands in its place; where none does, it stays.
     """
     documents = [document for row in batch.documents for document in row]
     alone = len(documents) == len(batch.documents)
@@ -34,6 +34,8 @@ def with_margins(batch: Batch, args: ModelArgs, margins: int, most_words: int) -
         return batch, 1
     room = args.max_seq_len + 1 - most_words
     rows = [[_one(document, margin, args, room)] for document in documents for margin in MARGINS[:margins]]
+    if all(row[0] is documents[n // margins] for n, row in enumerate(rows)):
+        return batch, 1
     return collate(rows, args, exact=True), margins
 
 
@@ -45,6 +47,8 @@ def _has_one_image(document: Document, args: ModelArgs) -> bool:
 
 
 def _one(document: Document, margin: Margin, args: ModelArgs, room: int) -> Document:
+    if not any(margin):
+        return document
     image = with_paper(document.images[0], margin, args)
     first, count = int(np.argmax(document.elements == WINDOW)), len(document.images[0].lengths)
     before, after = document.elements[:first], document.elements[first + count :]
