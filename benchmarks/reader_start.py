@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(ReaderStartArgs, "benchmarks/reader_start.py", argv)
     if args.minutes <= 0:
         raise PixWordError(f"--minutes must be positive, got {args.minutes}")
+    if not args.save and not args.record.is_file():
+        raise PixWordError(f"there is no record {args.record} to compare with; --save keeps one")
     if args.train:
         script = [sys.executable, str(ROOT / "scripts" / "train_reader.py"), "--out", str(args.out), "--no-ship"]
         subprocess.run([*script, "--minutes", f"{args.minutes}", "--set", "eval_every=250"], check=True)

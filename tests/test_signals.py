@@ -48,6 +48,18 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_last_word_is_not_cut_off() -> None:
+    """The launcher of ranks ends all others once one has died, perhaps before they have said so."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with Stopper() as stopper:
+            stopper.ignore_termination()
+        os.kill(os.getpid(), signal.SIGTERM)  # would end the process
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(("saved", "told"), [(None, "no checkpoint was written yet"), (Path("c/step-7"), "c/step-7")])
 def test_who_leaves_at_once_is_told_what_is_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: Path | None, told: str

@@ -52,6 +52,14 @@ class Stopper:
         os.close(self._pipe[1])  # the thread reads an end and closes its side
         self._pipe = None
 
+    def ignore_termination(self) -> None:
+        """From here on, and when this is left too, SIGTERM does nothing: the process ends anyway, and has a last word.
+
+        The launcher of ranks sends it to all others as soon as one has died, before they have said why they end.
+        """
+        if signal.SIGTERM in self._before:
+            self._before[signal.SIGTERM] = signal.SIG_IGN
+
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
 

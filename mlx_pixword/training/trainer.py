@@ -60,6 +60,8 @@ def pretrain(config: RunConfig) -> Path | None:
                 _save(run)
             raise PixWordError(f"{error}; put the data back, then: {resume_command(run.folder)}") from error
         except (files.DiskTrouble, RankLost) as error:
+            if isinstance(error, RankLost):
+                stopper.ignore_termination()
             raise PixWordError(f"{error}; then go on with: {resume_command(run.folder)}") from error
 
 
