@@ -41,7 +41,7 @@ def test_a_record_is_kept_and_compared_with(tmp_path: Path, capsys: pytest.Captu
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     with pytest.raises(PixWordError, match="holds no run"):
         start("--out", tmp_path / "none")
-    with pytest.raises(PixWordError, match="there is no record .*; --save keeps one"):
+    with pytest.raises(PixWordError, match=r"there is no record .*; --save keeps one"):
         start("--record", tmp_path / "none.json")
     with pytest.raises(PixWordError, match="has read no held-out crops yet"):
         start("--out", run_folder(tmp_path / "young", {}))
