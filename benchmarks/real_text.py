@@ -78,6 +78,7 @@ class RealTextArgs:
     model: str | None = setting(
         None, "model of ours (default: the reader that comes with the library)", metavar="DIR_OR_REPO"
     )
+    margins: int = setting(0, "margins in which ours reads a crop; 0: the model's own number")
     one_core: bool = setting(False, "read one crop at a time on one core, and tell the median of the times (Linux)")
     part: str = setting("development", "third to read", choices=PARTS)
     limit: int = setting(1000, "crops of a set to read, 0 for all")
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save:
         model = Path(args.model).name if args.model else "reader"
         result = {"benchmark": "real_text", "part": args.part, "model": model, "one_core": args.one_core}
+        result |= {"margins": args.margins} if args.margins else {}
         keep(with_machine(result | {"scores": scores}), RESULTS)
 
 
@@ -269,7 +271,7 @@ def ours(args: RealTextArgs) -> Engine:
         found = list[Reading]()
         for n in range(0, len(images), 64):
             batch = processor.batch([[Image.fromarray(rgb)] for rgb in images[n : n + 64]])
-            found += read_batch(model, processor, batch, max_tokens=LONGEST + 4)
+            found += read_batch(model, processor, batch, max_tokens=LONGEST + 4, margins=args.margins)
         return found
 
     return read

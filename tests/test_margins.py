@@ -168,7 +168,12 @@ def test_a_model_reads_in_the_margins_that_it_was_calibrated_with(
     kept, processor = load(tmp_path / "saved")
     assert kept.calibration == Calibration(0.5, 0.1, 3)
     assert pw.read(kept, processor, picture).log_probability == pytest.approx(three, abs=1e-5)
-    assert pw.read(kept, processor, picture, margins=1).log_probability == pytest.approx(one, abs=1e-5)
+    single = pw.read(kept, processor, picture, margins=1)
+    assert single.log_probability == pytest.approx(one, abs=1e-5)
+    assert single.confidence == pytest.approx(np.exp(one), rel=1e-4)  # it was not calibrated with one margin
+    for margins in (0, 3, 5):
+        several = pw.read(kept, processor, picture, margins=margins)
+        assert several.confidence == pytest.approx(Calibration(0.5, 0.1)(several.log_probability), rel=1e-6)
 
 
 @pytest.mark.parametrize("margins", [0, 9, 2.5, True, "3"])
