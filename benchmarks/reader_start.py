@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shared.record import with_machine
 
+from mlx_pixword.apps.run_files import held_out_curve
 from mlx_pixword.common import files
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
@@ -63,23 +63,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_curve(out: Path) -> Curve:
-    """Exact match and word loss of held-out crops of a run, with the minutes trained."""
-    path = out / "metrics.jsonl"
-    if not path.is_file():
+    """`held_out_curve` of a run that has read something."""
+    if not (out / "metrics.jsonl").is_file():
         raise PixWordError(f"--out {out} holds no run")
-    curve, seconds = Curve(), 0.0
-    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        seconds += line.get("seconds", 0.0)
-        if "heldout_word_loss" in line:
-            curve.append(_point(line, seconds))
+    curve, _ = held_out_curve(out)
     if not curve:
         raise PixWordError(f"the run in {out} has read no held-out crops yet; give it more --minutes")
     return curve
-
-
-def _point(line: dict[str, Any], seconds: float) -> dict[str, float]:
-    values = {name: round(line[f"heldout_{name}"], 4) for name in ("exact_match", "word_loss")}
-    return {"step": line["step"], "minutes": round(seconds / 60, 2), **values}
 
 
 def compare(curve: Curve, record: Curve) -> bool:

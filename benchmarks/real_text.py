@@ -104,9 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores = {name: score(ENGINES[name](args), sets, args) for name in names}
     if args.save:
         model = Path(args.model).name if args.model else "reader"
-        result = {"benchmark": "real_text", "part": args.part, "model": model, "one_core": args.one_core}
-        result |= {"margins": args.margins} if args.margins else {}
-        keep(with_machine(result | {"scores": scores}), RESULTS)
+        how = {"part": args.part, "model": model, "one_core": args.one_core, "margins": args.margins}
+        keep(with_machine({"benchmark": "real_text", **how, "scores": scores}), RESULTS)
 
 
 # --- crops ------------------------------------------------------------------------------------------------------------

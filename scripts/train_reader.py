@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_pixword.apps.run_files import held_out_curve
 from mlx_pixword.common import files
 from mlx_pixword.common.cli import notice, parse, run_command
 from mlx_pixword.common.errors import PixWordError
@@ -233,10 +234,12 @@ def _add(found: Rated, more: Rated) -> None:
     found[1].extend(more[1])
 
 
-def read_crops(model: PixWordModel, processor: Processor, source: TextSource, count: int) -> Rated:
-    """Readings of a source's first crops, and which are right."""
+def read_crops(
+    model: PixWordModel, processor: Processor, source: TextSource, count: int, margins: int = 0
+) -> Rated:  # fmt: skip
+    """Readings of a source's first crops, and which are right; in ``margins``, 0 for the model's own number."""
     documents = [processor.document([crop.draw(), crop.text], closed=True) for crop in map(source.crop, range(count))]
-    rated = rate_documents(model, processor, documents, ELEMENTS)
+    rated = rate_documents(model, processor, documents, ELEMENTS, margins)
     return [reading for reading, _ in rated], [reading.text == written for reading, written in rated]
 
 
@@ -271,9 +274,8 @@ def score(model: PixWordModel, processor: Processor, config: RunConfig, count: i
             scores[f"exact_match_{low}_to_{high}_px"] = float(np.mean(some))
     clean = read_crops(model, processor, _other(source, wear=0.0), count)
     scores["exact_match_without_wear"] = float(np.mean(clean[1]))
-    calibration, model.calibration = model.calibration, Calibration()
-    scores["exact_match_in_one_margin"] = float(np.mean(read_crops(model, processor, source, count)[1]))
-    model.calibration = calibration
+    single = read_crops(model, processor, source, count, margins=1)
+    scores["exact_match_in_one_margin"] = float(np.mean(single[1]))
     mixed, mixed_right = read_mixed(model, processor, source, count)
     scores["expected_calibration_error"] = calibration_error([r.confidence for r in mixed], mixed_right)
     nothing = [reading.confidence for reading in mixed[-(count // 10) :]]
@@ -285,19 +287,13 @@ def describe(
     model: PixWordModel, config: RunConfig, run: Path, scores: dict[str, Any], source: TextSource
 ) -> dict[str, Any]:
     """The record of a run: how far it came, its curve and settings, what it was trained on, and its scores."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    curve, seconds = list[dict[str, float]](), 0.0
-    for line in lines:
-        seconds += line.get("seconds", 0.0)
-        if "heldout_exact_match" in line:
-            values = {name: round(line[f"heldout_{name}"], 4) for name in ("exact_match", "word_loss")}
-            curve.append({"step": line["step"], "minutes": round(seconds / 60, 2), **values})
+    curve, minutes = held_out_curve(run)
     found = newest_checkpoint(run / "checkpoints")
     step, group = (found.progress.step, found.progress.group) if found else (0, 0)
     faces = {face.family for face in source.faces if not face.held_out}
     return {
         "benchmark": "reader", "started_from_weights": config.adapt.init is not None,
-        "parameters": num_parameters(model), "steps": step, "minutes": round(seconds / 60, 2),
+        "parameters": num_parameters(model), "steps": step, "minutes": minutes,
         "crops": group * config.data.group_size, "scores": scores, "calibration": model.calibration.to_dict(),
         "families": {family: _licence(family) for family in sorted(faces)},
         "words": len(read_words(config.data.text_words)[0] if config.data.text_words else built_in_words()),

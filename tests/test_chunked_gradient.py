@@ -79,5 +79,5 @@ def test_memory_does_not_grow_with_the_image(small_model: Build, rng: np.random.
             start = mx.get_active_memory()
             gradient(batch.arrays(), mx.array(1.0))
             peaks[chunk, side] = mx.get_peak_memory() - start
-    assert peaks[8, 256] < 1.5 * peaks[8, 64]  # of 16 times the pixels
+    assert peaks[8, 256] < 1.2 * peaks[8, 64]
     assert peaks[10_000, 256] > 8 * peaks[10_000, 64]  # what the chunks are for

@@ -82,6 +82,21 @@ def read_run(folder: Path, name: str) -> RunFiles:
     )  # fmt: skip
 
 
+def held_out_curve(folder: Path) -> tuple[list[dict[str, float]], float]:
+    """Exact match and nats a word of a run's held-out documents, step by step, and the minutes that it trained.
+
+    Raises:
+        PixWordError: see `lines_of`.
+    """
+    curve, seconds = list[dict[str, float]](), 0.0
+    for line in lines_of(folder / "metrics.jsonl"):
+        seconds += line.get("seconds", 0.0)
+        if "heldout_exact_match" in line:
+            values = {name: round(line[f"heldout_{name}"], 4) for name in ("exact_match", "word_loss")}
+            curve.append({"step": line["step"], "minutes": round(seconds / 60, 2), **values})
+    return curve, round(seconds / 60, 2)
+
+
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """Objects of a file of JSON lines; the last line may be unfinished, any other must be whole.
 

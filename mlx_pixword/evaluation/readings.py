@@ -39,7 +39,7 @@ def read_documents(
 
 
 def rate_documents(
-    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_tokens: int
+    model: PixWordModel, processor: Processor, documents: Sequence[Document], batch_tokens: int, margins: int = 0
 ) -> list[tuple[Reading, str]]:
     """The same with the confidence of each reading.
 
@@ -50,13 +50,14 @@ def rate_documents(
         model, processor: of the model.
         documents: see `readable`.
         batch_tokens: most elements of a batch, words that are generated included; at least one document is read.
+        margins: in which each image is read; 0 for the model's own number.
     """
     found: dict[int, Reading] = {}
-    for some in _batches(documents, batch_tokens // model.calibration.margins, model.args.max_seq_len):
+    for some in _batches(documents, batch_tokens // (margins or model.calibration.margins), model.args.max_seq_len):
         prompts = [[Document(documents[n].elements[: _prompt_length(documents[n])], documents[n].images)] for n in some]
         batch = collate(prompts, model.args, exact=True)
         limits = [_most_words(documents[n], model.args.max_seq_len) for n in some]
-        found |= zip(some, read_batch(model, processor, batch, limits), strict=True)
+        found |= zip(some, read_batch(model, processor, batch, limits, margins=margins), strict=True)
     written = [processor.decode(d.elements[_prompt_length(d) :].tolist()) for d in documents]
     return [(found[n], text) for n, text in enumerate(written)]
 

@@ -66,15 +66,11 @@ class GrowingImages:
             self._image_steps.heads(self._embeddings, self._image[0]) if table_pays else None
         )  # [K + 1, n, 1, d]
         positions = self._geometry.pixel_positions()
-        self._window_turns = self._turns(self._image_steps, positions)  # each [1, n, 1, d / 2]
+        self._window_turns = list(self._image_steps.turns(positions))  # each complex [1, n, 1, d / 2]
         self._window = [self._image_steps.new_cache(count, max(lengths)) for _ in self._image]
         self._offset = self._closed = 0  # pixels of the open window, closed windows
         self._image_stack = self._stack(args.image, self._image, self._window, positions, recents=RECENTS)
         self._read(model, documents)
-
-    def _turns(self, steps: TokenLayers, positions: np.ndarray | Grid) -> list[Array]:
-        """``[places, B or 1]`` to a complex ``[B or 1, n, 1, d / 2]`` each."""
-        return list(steps.turns(positions))
 
     def _stack(
         self, args: ModelArgs, layers: Sequence[Matrices], caches: Sequence[Cache], positions: np.ndarray | Grid,
@@ -106,7 +102,7 @@ class GrowingImages:
         bias = mx.array(np.where(empty, -np.inf, 0)[:, None, None].astype(np.float32)).astype(args.compute_dtype)
         self._bias = self._steps.keep(bias) if empty.any() else None  # [B, 1, 1, places]
         positions = self._geometry.window_positions(documents)
-        self._sequence_turns = self._turns(self._steps, positions)
+        self._sequence_turns = list(self._steps.turns(positions))  # each complex [B or 1, n, 1, d / 2]
         self._language_stack = self._stack(
             args, self._language, self._sequence, positions, bias=self._bias, start=self._start
         )

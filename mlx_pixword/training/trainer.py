@@ -59,9 +59,10 @@ def pretrain(config: RunConfig) -> Path | None:
                 run.recount(error.tried, error.skipped_bytes)
                 _save(run)
             raise PixWordError(f"{error}; put the data back, then: {resume_command(run.folder)}") from error
-        except (files.DiskTrouble, RankLost) as error:
-            if isinstance(error, RankLost):
-                stopper.ignore_termination()
+        except RankLost as error:
+            stopper.ignore_termination()
+            raise PixWordError(f"{error}; then go on with: {resume_command(run.folder)}") from error
+        except files.DiskTrouble as error:
             raise PixWordError(f"{error}; then go on with: {resume_command(run.folder)}") from error
 
 
