@@ -296,7 +296,7 @@ def test_the_last_line_is_the_table_as_json(
     model_folder: Path, pictures: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = Reading("red", math.log(0.5), 0.5, ())
-    monkeypatch.setattr(readings, "read_batch", lambda _m, _p, _b, limits: [reading] * len(limits))
+    monkeypatch.setattr(readings, "read_batch", lambda _m, _p, _b, limits, **_: [reading] * len(limits))
     data = labels(tmp_path, pictures, ["red", "green", "blue"])
     evaluate.main(["--model", str(model_folder), "--data", data])
     *table, last = capsys.readouterr().out.splitlines()
