@@ -1,5 +1,6 @@
 """The page over HTTP with gradio's own client, and what its buttons do; `tests/browser/run.py` has the real browser."""
 
+import json
 import re
 import socket
 import subprocess
@@ -100,8 +101,6 @@ def address(folder: Path) -> Iterator[str]:
 
 def test_the_buttons_over_http(address: str, picture: Path, folder: Path, tmp_path: Path) -> None:
     """Two people at once; each gets what the library gives."""
-    import json
-
     command = [sys.executable, "-c", CLIENT, address, str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -125,6 +124,15 @@ def test_the_page_names_nothing_elsewhere_that_a_browser_loads(address: str) -> 
     loaded = re.findall(r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["']([^"']+)""", text)
     assert loaded
     assert {urlsplit(link).netloc for link in loaded} <= {"", urlsplit(address).netloc}
+
+
+def test_a_second_corner_is_taken_while_the_first_is_sent(address: str) -> None:
+    with urllib.request.urlopen(f"{address}config") as answer:
+        events = json.load(answer)["dependencies"]
+    modes = [
+        event["trigger_mode"] for event in events if event["targets"][0][1] == "select" and len(event["inputs"]) == 4
+    ]
+    assert modes == ["multiple"]
 
 
 def test_a_file_that_is_too_large_is_refused(address: str) -> None:

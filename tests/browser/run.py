@@ -54,6 +54,8 @@ POINT = """() => {
   return [frame.bbox.left + frame.x_scale.compute(x[9]) - frame.x_scale.compute(plot.x_range.start),
           frame.y_scale.compute(y[9])].map(Number)
 }"""
+PREVIEW = "document.querySelector('#preview img')"
+LOADED = f"{PREVIEW}?.complete && {PREVIEW}.naturalWidth > 0"
 IMAGES = "output => Array.from(document.querySelectorAll(output + ' img'), image => image.src).join(' ')"
 
 
@@ -147,13 +149,15 @@ def give_pictures(page: Page, data: str, folder: Path) -> None:
 
 def choose_box(page: Page) -> None:
     """A box out of place gets a message; then two clicks into the preview make one."""
-    box = page.locator("#box textarea, #box input").first
+    box, image = page.locator("#box textarea, #box input").first, page.locator("#preview img")
+    whole = see_preview(page, "src => src")
     box.fill("100,0,50,9")
+    see_preview(page, "(src, before) => src != before", whole)
     page.locator("#read").click()
     expect(page.get_by_text("does not lie inside the image of 108x40 pixels")).to_be_visible()
     page.get_by_label("Close").or_(page.locator(".toast-close")).first.click()
     box.fill("")
-    image = page.locator("#preview img")
+    seen = see_preview(page, "(src, before) => src == before", whole)
     place = image.bounding_box()
     assert place is not None
     across_all, down_all = image.evaluate("image => [image.naturalWidth, image.naturalHeight]")
@@ -162,10 +166,15 @@ def choose_box(page: Page) -> None:
     left, top = place["x"] + (place["width"] - 108 * shown) / 2, place["y"] + (place["height"] - 40 * shown) / 2
     x, y, width, height = BOX
     for across, down in ((x + 0.5, y + 0.5), (x + width - 0.5, y + height - 0.5)):
-        before = box.input_value()
         page.mouse.click(left + across * shown, top + down * shown)
-        expect(box).not_to_have_value(before)
+        seen = see_preview(page, "(src, before) => src != before", seen)
     expect(box).to_have_value(",".join(map(str, BOX)))
+
+
+def see_preview(page: Page, wanted: str, before: str = "") -> str:
+    """The address of the preview, once it is wanted and loaded: a click into a picture that loads is lost."""
+    page.wait_for_function(f"before => {LOADED} && ({wanted})({PREVIEW}.src, before)", arg=before)
+    return page.locator("#preview img").evaluate("image => image.src")
 
 
 def click_and_see(page: Page, button: str, output: str, text: str) -> None:
