@@ -34,6 +34,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import assigned, setting
 from mlx_pixword.config.run import SMALL_TEXT, RunConfig, make_config
 from mlx_pixword.config.train import TrainArgs
+from mlx_pixword.data.base import Picture
 from mlx_pixword.data.fonts import find_faces
 from mlx_pixword.data.loader import Encoder
 from mlx_pixword.data.pack import plan_batches
@@ -82,6 +83,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "windows_2": {**BASE, "window_size": 2, "max_seq_len": 4096},
     "windows_8": {**BASE, "window_size": 8},
     "papers_theta": {**BASE, "rope_theta": 500_000.0},
+    # windows of 4 px that see the row above them and the column beside them too, by `with_halo`
+    "halo": {**BASE, "window_size": 5, "image_size": 120},
     # the same language block behind a linear map of each window's 4x4 raw pixels, and no pix tokens at all
     "linear_patches": {**BASE, "fold_factor": 1},
 }  # fmt: skip
@@ -121,13 +124,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.variant:
         values = assigned(args.set, "--set")
         config = make_config({**VARIANTS[name], **values, "seed": args.seed}, where="--set")
-        result = Training(args, args.name or name, config).run()
+        result = Training(args, args.name or name, config, halo=name == "halo").run()
         keep(with_machine({"benchmark": "small_text", "variant": name, "changes": values, **result}), args.out)
 
 
 def constant(peak: float, _: TrainArgs) -> float:
     """Learning rates without a schedule: this program sets them by the time that is used up."""
     return peak
+
+
+def with_halo(rgb: np.ndarray, side: int) -> np.ndarray:
+    """Pixels ``[h, w, 3]`` with the last row and column before each window of ``side`` pixels repeated in front of it.
+
+    Windows of ``side + 1`` pixels of the result are the same grid of windows. With one layer inside windows, of which
+    the last pixel's state is read, they are windows of ``side`` pixels that see the adjacent pixels of earlier ones as
+    keys and values of their embeddings; at the image's edge they see their own first pixels twice.
+    """
+    down, across = (np.arange(length + -(-length // side)) for length in rgb.shape[:2])
+    down, across = (np.maximum(0, n - n // (side + 1) - 1) for n in (down, across))
+    return rgb[down][:, across]
+
+
+@dataclass(frozen=True)
+class Haloed:
+    """A `Picture` whose windows have a halo, see `with_halo`."""
+
+    crop: Picture
+    side: int
+    cache_key: None = None
+
+    @property
+    def name(self) -> str:
+        """The crop's."""
+        return self.crop.name
+
+    def rgb(self, image_size: int) -> np.ndarray:
+        """See ``Picture.rgb``."""
+        return with_halo(self.crop.rgb(image_size // (self.side + 1) * self.side), self.side)
 
 
 def make_patches(config: RunConfig) -> PixWordModel:
@@ -139,10 +172,12 @@ def make_patches(config: RunConfig) -> PixWordModel:
 class Training:
     """One run: a model, its crops, and the clock of this process."""
 
-    def __init__(self, args: SmallTextArgs, name: str, config: RunConfig) -> None:
+    def __init__(self, args: SmallTextArgs, name: str, config: RunConfig, *, halo: bool = False) -> None:
         self.args, self.name = args, name
         self.faces, _ = find_faces(args.fonts)
-        self.held_out = TextSource(1, True, STYLE, config.model.image_size, self.faces)
+        self.halo = config.model.window_size - 1 if halo else 0  # side of the windows that see beyond themselves
+        self.image_size = config.model.image_size // config.model.window_size * (self.halo or config.model.window_size)
+        self.held_out = TextSource(1, True, STYLE, self.image_size, self.faces)
         tokenizer = train_tokenizer(list(self.held_out.texts()), 300)
         self.config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
         raw = config.model.fold_factor == 1
@@ -213,7 +248,7 @@ class Training:
         while True:
             share = min(1.0, state["seconds"] / (60 * self.args.minutes) / GROWING) if self.args.curriculum else 1.0
             style = replace(STYLE, reach=share)
-            source = TextSource(self.args.seed, False, style, args.image_size, self.faces)
+            source = TextSource(self.args.seed, False, style, self.image_size, self.faces)
             documents = [self._encode(source, state["index"] + n) for n in range(config.data.group_size)]
             state["index"] += config.data.group_size
             seed = (self.args.seed, state["index"])
@@ -227,7 +262,10 @@ class Training:
                 )  # fmt: skip
 
     def _encode(self, source: TextSource, index: int) -> Document:
-        (document,) = self.encoder(source.parts(index), True)
+        parts = source.parts(index)
+        if self.halo:
+            parts = [part if isinstance(part, str) else Haloed(part, self.halo) for part in parts]
+        (document,) = self.encoder(parts, True)
         return document
 
     def _test(self, count: int) -> list[Document]:

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_text
 from default_run import ELEMENTS, crops, report
 from run_files import refusal
-from small_text import VARIANTS, SmallTextArgs, Training
+from small_text import VARIANTS, SmallTextArgs, Training, with_halo
 
 from mlx_pixword.config.run import make_config
 from mlx_pixword.data.loader import Encoder
@@ -24,21 +25,33 @@ SHORT = {"hidden_size": 16, "num_heads": 2, "num_kv_heads": 2, "num_layers": 1, 
 
 def test_every_variant_is_a_model() -> None:
     for name, values in VARIANTS.items():
-        assert make_config(values, where=name).model.image_size == 96
+        model = make_config(values, where=name).model
+        assert model.image_size == 96 or (name == "halo" and model.image_size // model.window_size == 96 // 4)
 
 
-@pytest.mark.parametrize("variant", ["ours", "today", "linear_patches"])
+def test_a_halo_is_the_row_above_a_window_and_the_column_beside_it() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (7, 10, 3), dtype=np.uint8)
+    haloed = with_halo(rgb, 4)
+    assert haloed.shape == (9, 13, 3)  # 2 x 3 windows, of which the last are ragged, as those of 4 px are
+    assert (haloed[5:9, 5:10] == rgb[3:7, 3:8]).all() and (haloed[5:9, 10:13] == rgb[3:7, 7:10]).all()
+    assert (haloed[:5, :5] == rgb[[0, 0, 1, 2, 3]][:, [0, 0, 1, 2, 3]]).all()  # nothing lies before the first one
+
+
+@pytest.mark.parametrize("variant", ["ours", "today", "linear_patches", "halo"])
 def test_a_variant_trains_for_a_time_and_goes_on(variant: str, tmp_path: Path) -> None:
     args = SmallTextArgs(minutes=0.004, crops=10, readings=1, scratch=tmp_path)
     config = make_config({**VARIANTS[variant], **SHORT}, where=variant)
-    result = Training(args, variant, config).run()
+    training = Training(args, variant, config, halo=variant == "halo")
+    sizes = [training.held_out.crop(n).draw().shape[:2] for n in range(9)]  # every variant has the same windows
+    assert [d.images[0].grid for d in training._test(9)] == [(-(-high // 4), -(-wide // 4)) for high, wide in sizes]
+    result = training.run()
     assert result["crops"] > 0 and result["steps"] > 0 and 0 <= result["exact_match"] <= 1
     assert (
         len(result["curve"]) == 1
         and result["curve"][0]["nats"] > 0
         and set(result["by_height"]) <= {"4.5", "6", "8", "10"}
     )
-    again = Training(args, variant, config)
+    again = Training(args, variant, config, halo=variant == "halo")
     assert again.state["crops"] == result["crops"] and again.run()["steps"] == result["steps"]  # its time is up
 
 
