@@ -177,7 +177,7 @@ class Training:
         self.faces, _ = find_faces(args.fonts)
         self.halo = config.model.window_size - 1 if halo else 0  # side of the windows that see beyond themselves
         self.image_size = config.model.image_size // config.model.window_size * (self.halo or config.model.window_size)
-        self.held_out = TextSource(1, True, STYLE, self.image_size, self.faces)
+        self.held_out = self._source(1, True, 1.0)
         tokenizer = train_tokenizer(list(self.held_out.texts()), 300)
         self.config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
         raw = config.model.fold_factor == 1
@@ -218,6 +218,9 @@ class Training:
         )
         where = f"{self.name} {self.args.seed}: {minutes:.1f} min, {crops:,} crops"
         print(f"{where}, loss {loss:.3f}, nats {nats:.3f}, exact match {exact:.3f}", flush=True)
+        self._save()
+
+    def _save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays = dict(tree_flatten({"model": self.model.parameters(), "optimizer": self.optimizer.state}))
         mx.save_safetensors(str(self.folder / "draft.safetensors"), arrays, {"state": json.dumps(self.state)})
@@ -247,8 +250,7 @@ class Training:
         config, args, state = self.config, self.model.args, self.state
         while True:
             share = min(1.0, state["seconds"] / (60 * self.args.minutes) / GROWING) if self.args.curriculum else 1.0
-            style = replace(STYLE, reach=share)
-            source = TextSource(self.args.seed, False, style, self.image_size, self.faces)
+            source = self._source(self.args.seed, False, share)
             documents = [self._encode(source, state["index"] + n) for n in range(config.data.group_size)]
             state["index"] += config.data.group_size
             seed = (self.args.seed, state["index"])
@@ -261,7 +263,11 @@ class Training:
                     pixel_queries=config.train.pixel_queries, seed=(*seed, number),
                 )  # fmt: skip
 
-    def _encode(self, source: TextSource, index: int) -> Document:
+    def _source(self, seed: int, held_out: bool, share: float) -> Any:
+        """What is learnt or read, with so much of its variety."""
+        return TextSource(seed, held_out, replace(STYLE, reach=share), self.image_size, self.faces)
+
+    def _encode(self, source: Any, index: int) -> Document:
         parts = source.parts(index)
         if self.halo:
             parts = [part if isinstance(part, str) else Haloed(part, self.halo) for part in parts]
