@@ -64,9 +64,13 @@ def test_settings_are_given_as_names_and_values(capsys: pytest.CaptureFixture[st
 
 def test_the_table_has_a_line_a_result(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     result = {"name": "a", "seed": 1, "minutes": 2.0, "crops": 3, "exact_match": 0.5, "by_height": {"6": 0.25}}
-    (tmp_path / "small_text-x.json").write_text(json.dumps(result))
+    curve = [{"minutes": n + 0.5, "exact_match": n / 4} for n in range(4)]
+    for found in ([], curve):
+        (tmp_path / f"small_text-{len(found)}.json").write_text(json.dumps(result | {"curve": found}))
     small_text.main(["--table", "--out", str(tmp_path)])
-    assert " ".join(capsys.readouterr().out.split()) == "a seed 1 2.0 min 3 crops exact match 0.500 6: 0.25"
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    start = "a seed 1 2.0 min 3 crops exact match 0.500 half at"
+    assert lines == [f"{start} never 6: 0.25", f"{start} 2.5 6: 0.25"]
 
 
 def test_the_default_run_is_scored_on_held_out_numbers_of_two_and_three_digits(
