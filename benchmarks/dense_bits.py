@@ -125,7 +125,7 @@ class DenseTraining(Training):
             "name": self.name, "seed": self.args.seed, "minutes": self.args.minutes, "steps": self.state["step"],
             "images": self.state["crops"], "scored": len(bits), "bits_an_image": float(np.mean(bits)),
             "standard_error": float(np.std(bits, ddof=1) / len(bits) ** 0.5), "bits_a_pixel": sum(bits) / pixels,
-            "curve": self.state["curve"], "faces": len(self.faces), "settings": self.config.to_flat(),
+            "curve": self.state["curve"], "held_out": self.held_out.digest(), "settings": self.config.to_flat(),
         }  # fmt: skip
 
 

@@ -5,7 +5,7 @@
 ours   `mlx_pixword.inference.draw.draw`, whole images: caches in the open window and in the sequence
 mlx    the same model without caches: states of finished windows are kept; for every pixel the open window goes through
        the image block and the whole sequence through the language block
-torch  the same in PyTorch, with the layers of peer.py
+torch  the same in PyTorch, with the layers of peer/
 
 With --count, all sides draw so many images at once, in one batch, each behind pixels of its own. Whole images take the
 two baselines long, so they draw a sample of pixels, one at random in each of as many equal stretches of the image,

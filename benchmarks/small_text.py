@@ -34,7 +34,7 @@ from mlx_pixword.common.errors import PixWordError
 from mlx_pixword.common.settings import assigned, setting
 from mlx_pixword.config.run import SMALL_TEXT, RunConfig, make_config
 from mlx_pixword.config.train import TrainArgs
-from mlx_pixword.data.base import Picture
+from mlx_pixword.data.base import Picture, digest_of
 from mlx_pixword.data.fonts import find_faces
 from mlx_pixword.data.loader import Encoder
 from mlx_pixword.data.pack import plan_batches
@@ -188,7 +188,8 @@ class Training:
         self.encoder = Encoder(self.config.model, tokenizer, SkipLog())
         self.processor = Processor(self.config.model, tokenizer)
         self.state: dict[str, Any] = {"seconds": 0.0, "crops": 0, "step": 0, "index": 0, "curve": [], "losses": []}
-        self.folder = args.scratch / f"{name}-{args.minutes:g}-{args.seed}"
+        about = [args.minutes, args.curriculum, self.config.to_flat(), self._source(args.seed, False, 1.0).digest()]
+        self.folder = args.scratch / f"{name}-{args.seed}-{digest_of(about)[:12]}"  # another run has another folder
         self._restore()
 
     def run(self) -> dict[str, Any]:
@@ -301,7 +302,9 @@ class Training:
             "word_loss": float(np.mean(self.state["losses"])), "read": len(right),
             "exact_match": float(np.mean(right)), "exact_match_95": wilson(sum(right), len(right)),
             "by_height": {f"{low:g}": float(np.mean(found)) for low, found in sorted(bands.items())},
-            "curve": self.state["curve"], "faces": len(self.faces), "settings": self.config.to_flat(),
+            "curve": self.state["curve"], "curriculum": self.args.curriculum, "faces": len(self.faces),
+            "families": sorted({face.family for face in self.faces}), "held_out": self.held_out.digest(),
+            "settings": self.config.to_flat(),
         }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --case tiny-plates --objective boundary
 
 ours        `mlx_pixword.training.step.make_step`, the path of `pretrain`: micro-batches on one stream a thread
-peer        peer.py: square padding, every window through every layer, plain AdamW
+peer        peer/: square padding, every window through every layer, plain AdamW
 peer-compiled  with --compiled: the peer through `torch.compile`, which needs a C++ compiler
 ours-plain  with --plain: ours without the image block's read-out and table projection
 

@@ -313,7 +313,9 @@ def _licence(family: str) -> str:
 def card(record: dict[str, Any]) -> str:
     """The model card."""
     scores, settings = record["scores"], record["settings"]
-    earlier = "\nIt started from the weights of earlier runs." if record["started_from_weights"] else ""
+    earlier = stage = ""
+    if record["started_from_weights"]:
+        earlier, stage = "\nIt started from the weights of earlier runs, which took more.", " in its last run"
     figures = "\n".join(f"| {name} | {_shown(value)} |" for name, value in scores.items())
     faces = "\n".join(f"| {family} | {licence} |" for family, licence in record["families"].items())
     return f"""---
@@ -335,8 +337,8 @@ python -m mlx_pixword.generate --image photo.jpg --box 120,340,80,9 --jsonl
 
 ## Data
 
-{record["crops"]:,} crops of the library's built-in text (`--data text`), drawn while it trained; no photograph and no
-scan. Words are from a list of {record["words"]:,}. Families of faces, and their licences:
+{record["crops"]:,} crops{stage} of the library's built-in text (`--data text`), drawn while it trained; no photograph
+and no scan. Words are from a list of {record["words"]:,}. Families of faces, and their licences:
 
 | family | licence |
 |---|---|

@@ -62,10 +62,8 @@ def test_likelihood_agrees_with_float64(small_model: Build, rng: np.random.Gener
     assert np.abs(found - expected[np.arange(len(chosen)), chosen]).max() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("option", "size"),
-    [("grid", (2, 3)), ("concat", (3, 2)), ("no image layers", (2, 3)), ("all", (2, 3)), ("all", (3, 2))],
-)
+@each_option
+@pytest.mark.parametrize("size", [(2, 3), (3, 2)], ids=["2x3", "3x2"])
 def test_all_images_of_a_size_sum_to_one(small_model: Build, option: str, size: tuple[int, int]) -> None:
     """All 8^6: the first window's 4,096 contents are rows; behind each of them query pixels of the second's 64."""
     small = {"fold_factor": 128, "window_size": 2, "image_size": 8, "num_layers": 1, "hidden_size": 16, "num_heads": 2}

@@ -84,6 +84,8 @@ def test_words_read_with_a_cache_are_those_read_without(
 
 STACKED = {  # the option, what else makes heads of 8, and the blocks that run as stacks
     "grid": ("grid", {}, 2),
+    "window theta": ("window theta", {}, 2),
+    "full concat": ("concat", {}, 2),
     "concat": ("concat, few dimensions", {}, 2),
     "narrow": ("narrow image block", {"image_num_heads": 2}, 2),
     "no image layers": ("no image layers", {}, 1),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mlx_pixword.common.errors import PixWordError
+from mlx_pixword.config.data import DataArgs
 from mlx_pixword.data import text_file
+from mlx_pixword.data.open import open_split
 from mlx_pixword.data.sources import open_source
 from mlx_pixword.data.text_file import TextFile, write_text_file
 from mlx_pixword.data.text_images import TextSource
@@ -63,9 +65,16 @@ def test_the_digest_follows_the_contents(path: Path, rows: Rows, tmp_path: Path)
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_crop_that_is_too_long_is_scaled_like_any_image(path: Path, rows: Rows) -> None:
+def test_a_crop_is_never_scaled(path: Path, rows: Rows) -> None:
+    """Or what the file says of its ink would be wrong; at the start of a run, not when its turn comes."""
+    side = max(max(row[0].shape[:2]) for row in rows)
+    assert open_split(DataArgs(data=[str(path)]), 0, 1, side).train[0].name == str(path)
+    with pytest.raises(PixWordError, match=rf"a\.pwtext, crop \d+ has {side} pixels .* image_size is {side - 1};"):
+        open_split(DataArgs(data=[str(path)]), 0, 1, side - 1)
     picture, _ = TextFile(path).parts(0)
-    assert not isinstance(picture, str) and max(picture.rgb(16).shape) == 16 < max(rows[0][0].shape)
+    assert not isinstance(picture, str)
+    with pytest.raises(PixWordError, match=r"make_text.py --image-size 16"):
+        picture.rgb(16)
 
 
 def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:

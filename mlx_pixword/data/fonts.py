@@ -28,7 +28,7 @@ CHARACTERS = string.digits + string.ascii_letters + ".,:/-$"  # a face needs all
 MARKS = "()[]'\"%+|?!;=_&#*@\\"  # for the kind "marks", drawn in faces that have them all
 RAISED_DOT = "\u00b7"  # drawn as a full stop between the baseline and the capitals' top, so that every face has it
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
-EM = (32, 64, 96)  # pixels an em at which glyphs are drawn, before they are made small
+EM = (32, 64, 96, 192, 384, 768)  # pixels an em at which glyphs are drawn, before they are made small
 LEAST_STROKE = 0.05  # of the height of an "l"; hairlines vanish at the heights drawn here
 HELD_OUT = frozenset({"computer modern sans", "computer modern typewriter", "stixgeneral"})
 

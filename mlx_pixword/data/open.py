@@ -18,6 +18,7 @@ from .mixed import MixedSource
 from .plates import PlateSource
 from .sources import open_source
 from .strings import read_words
+from .text_file import TextFile
 from .text_images import TextSource, TextStyle
 from .text_sample import sample_texts
 
@@ -68,6 +69,8 @@ def open_split(
     for path, inventory in zip(args.data, known, strict=True):
         found = Names(expand(Path(path)), inventory.names if inventory else None)
         source = open_source(Path(path), args.images, args.allow_outside, found)
+        if isinstance(source, TextFile):
+            source.check_room(image_size)
         if inventory is not None:
             source, notes = as_known(source, found, inventory)
             differences += notes
@@ -115,8 +118,13 @@ def choose_tokenizer(args: DataArgs, sources: Sequence[Source], vocab_size: int,
 
 def data_notes(sources: Sequence[Source]) -> list[str]:
     """What a run should say of its data beyond the names of its sources: the faces of built-in text."""
+    return [f"fonts    {source.faces_note()}" for source in text_sources(sources)]
+
+
+def text_sources(sources: Sequence[Source]) -> list[TextSource]:
+    """Those that draw built-in text, also in turns with others."""
     inner = [one for source in sources for one in (source.sources if isinstance(source, MixedSource) else [source])]
-    return [f"fonts    {source.faces_note()}" for source in inner if isinstance(source, TextSource)]
+    return [source for source in inner if isinstance(source, TextSource)]
 
 
 def check_vocabulary(tokenizer: Tokenizer | None, wanted: int) -> int:

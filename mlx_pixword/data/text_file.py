@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..common.errors import PixWordError
 from ..common.files import move, perform, sync_file
-from ..pixels.images import fit_rgb
 from .base import Picture, digest_of
 
 SUFFIX = ".pwtext"
@@ -95,10 +93,17 @@ class PackedCrop:
     cache_key: None = None
 
     def rgb(self, image_size: int) -> np.ndarray:
-        """See ``Picture.rgb``."""
-        if max(self.pixels.shape) <= image_size:
-            return self.pixels
-        return fit_rgb(Image.fromarray(self.pixels), image_size)
+        """See ``Picture.rgb``; it is never scaled, or the height of its ink would be another than the file says."""
+        if max(self.pixels.shape[:2]) > image_size:
+            raise PixWordError(_too_large(self.name, max(self.pixels.shape[:2]), image_size))
+        return self.pixels
+
+
+def _too_large(name: str, side: int, image_size: int) -> str:
+    return (
+        f"{name} has {side} pixels on a side, and image_size is {image_size}; text would be made smaller than the file "
+        f"says: raise image_size, or make the file with scripts/make_text.py --image-size {image_size}"
+    )
 
 
 class TextFile:
@@ -140,6 +145,13 @@ class TextFile:
 
     def __len__(self) -> int:
         return len(self._text)
+
+    def check_room(self, image_size: int) -> None:
+        """Raise `PixWordError` if a crop is larger than S."""
+        sides = np.maximum(*self._places[2:]).astype(np.int64)
+        largest = int(sides.argmax())
+        if sides[largest] > image_size:
+            raise PixWordError(_too_large(f"{self.name}, crop {largest}", int(sides[largest]), image_size))
 
     def crop(self, index: int) -> np.ndarray:
         """Pixels uint8 ``[h, w, 3]``, read-only."""

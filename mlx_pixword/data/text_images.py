@@ -26,6 +26,7 @@ MARGIN = 1.0  # pixels left and right of the ink at the least
 GAP = 1.2  # heights that a neighbour at the left or right takes, with the gap before it, at the most
 CAPTIONS = 2000  # enough to see every character, and the words that are common
 _TRIES = 60
+_TALL = 32  # pixels; the drawing of taller ink changed after runs with it were there
 _FIRST = 0.25  # of the heights' logarithmic range, from the highest down, at reach 0
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -274,8 +275,10 @@ class TextSource:
         return crop.draw(), crop.text, crop.facts()
 
     def faces_note(self) -> str:
-        """The families that are drawn here, with the number of their faces."""
-        return ", ".join(f"{family} ({len(faces)})" for family, faces in self.families.items())
+        """The families that are drawn here, with the number of their faces, and those that are held out."""
+        held_out = sorted({face.family for face in self.faces if face.held_out})
+        drawn = ", ".join(f"{family} ({len(faces)})" for family, faces in self.families.items())
+        return drawn if self.held_out else f"{drawn}; held out: {', '.join(held_out) or 'none'}"
 
     def texts(self) -> Iterator[str]:
         """Captions of full length."""
@@ -286,7 +289,8 @@ class TextSource:
         """See ``Source.digest``: the settings, the words, and the bytes of the faces."""
         faces = sorted(face.digest for face in self.faces)
         style = [VERSION, self.seed, self.held_out, self.style, self.image_size, self.strings.words_digest]
-        return digest_of([*style, *faces, *([self.style.wear] if self.style.wear else [])])
+        tall = ["tall"] if self.style.heights[1] > _TALL else []
+        return digest_of([*style, *faces, *([self.style.wear] if self.style.wear else []), *tall])
 
 
 def _angle(r: Random) -> float:

@@ -65,7 +65,7 @@ class Looks:
 
 
 def em_for(height: float) -> int:
-    """Pixels an em of the large drawing for an ink height: capitals are twice as high, where there is such a size."""
+    """Pixels an em of the large drawing for an ink height: capitals are twice as high."""
     return next((em for em in EM if em >= 3 * height), EM[-1])
 
 

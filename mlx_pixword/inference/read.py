@@ -59,7 +59,8 @@ class Reading:
 
     def to_json(self) -> dict[str, Any]:
         """What `generate --jsonl` prints of a reading."""
-        return {"text": self.text, "log_probability": self.log_probability, "confidence": self.confidence}
+        found = {"text": self.text, "log_probability": self.log_probability, "confidence": self.confidence}
+        return found | {"finished": self.finished}
 
     def _repr_html_(self) -> str:
         from .views import reading_html

@@ -26,7 +26,7 @@ from ..data.cache import TokenCache
 from ..data.decoders import Decoders
 from ..data.known import Inventory, KnownSource
 from ..data.loader import Encoder, Loader
-from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, open_split
+from ..data.open import Split, check_vocabulary, choose_tokenizer, data_notes, open_split, text_sources
 from ..data.skips import SkipLog, left_out
 from ..data.text_sample import has_text, some_texts
 from ..evaluation.readings import heldout_documents
@@ -88,6 +88,7 @@ def open_run(config: RunConfig, ranks: Ranks) -> Iterator[Run]:
             _write_settings(config, tokenizer)  # a mistake up to here leaves nothing behind
             if known is None:
                 write_listing(folder, split.inventories())
+            _write_faces(folder, split)
             _write_machine(folder, checkpoint.progress.step if checkpoint else 0, ranks)
         yield _build(config, identity, split, tokenizer, origin, checkpoint, decoders, ranks)
 
@@ -197,6 +198,14 @@ def _write_settings(config: RunConfig, tokenizer: Tokenizer | None) -> None:
     files.replace_file(folder / "config.yaml", config.with_absolute_paths().to_yaml().encode())
     if tokenizer is not None:
         files.replace_file(folder / tokenizer.filename, tokenizer.contents)
+
+
+def _write_faces(folder: Path, split: Split) -> None:
+    """Each face that built-in text has, a line of `fonts.jsonl`: its name, family, side of the split and digest."""
+    for source in text_sources(split.train)[:1]:
+        faces = sorted(source.faces, key=lambda face: (face.family, face.name))
+        lines = [{key: getattr(face, key) for key in ("name", "family", "held_out", "digest")} for face in faces]
+        files.replace_file(folder / "fonts.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _write_machine(folder: Path, step: int, ranks: Ranks) -> None:
