@@ -24,6 +24,7 @@ from mlx_pixword.model.network import PixWordModel, num_parameters
 from mlx_pixword.ops.rotary import inverse_frequencies
 from mlx_pixword.pixels.colors import color_features, num_pix_tokens
 from mlx_pixword.pixels.windows import num_windows
+from mlx_pixword.pretrain import parse_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page for folder in (".", "docs", "examples", "benchmarks") for page in (ROOT / folder).glob("*.md"))
@@ -329,6 +330,16 @@ def test_documented_commands_are_understood(page: Path) -> None:
         except SystemExit:
             pytest.fail(f"{page.name}: {shlex.join(words)}")
         pytest.fail(f"{page.name}: arguments are not read: {shlex.join(words)}")
+
+
+def test_documented_runs_have_a_configuration() -> None:
+    """Settings that parse may not fit each other, such as an image size and the windows that the sequence holds."""
+    checked = 0
+    for words in (words for page in COMMANDED for words in commands(page.read_text(encoding="utf-8"))):
+        if "mlx_pixword.pretrain" in words and not {"--init", "--language-from", "--config"} & set(words):
+            config, _ = parse_command(words[words.index("mlx_pixword.pretrain") + 1 :])
+            checked += config.model.image_size > 0
+    assert checked >= 10
 
 
 @pytest.mark.parametrize("page", COMMANDED, ids=lambda page: page.name)
