@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from model_options import ALL
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -158,12 +159,16 @@ def test_a_model_in_few_bits_goes_there_as_plain_weights(small_model: Build, tmp
     assert np.array(theirs(mx.array([ids])))[0] == pytest.approx(ours, abs=1e-4)
 
 
-@pytest.mark.parametrize("qk_norm", [False, True])
-def test_a_model_of_ours_generates_the_same_text_there(small_model: Build, tmp_path: Path, qk_norm: bool) -> None:
+@pytest.mark.parametrize(
+    ("qk_norm", "options"), [(False, {}), (True, {}), (True, ALL)], ids=["plain", "norms", "options"]
+)
+def test_a_model_of_ours_generates_the_same_text_there(
+    small_model: Build, tmp_path: Path, qk_norm: bool, options: dict[str, Any]
+) -> None:
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model
 
-    model = small_model(qk_norm=qk_norm, vocab_size=40)
+    model = small_model(**{**options, "qk_norm": qk_norm, "vocab_size": 40})
     for layer in model.layers:  # or the same word comes again and again
         layer.ffn.down_proj.weight = 4 * layer.ffn.down_proj.weight
     model.embed_words.weight, model.head.weight = 30 * model.embed_words.weight, 50 * model.head.weight

@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from model_options import ALL
 
 import mlx_pixword as pw
 from mlx_pixword import convert, generate
@@ -21,6 +22,7 @@ from mlx_pixword.model.network import PixWordModel
 from mlx_pixword.weights.quantized import quantization_of, quantize_model
 
 Build = Callable[..., PixWordModel]
+NARROW = {"image_hidden_size": 32, "image_intermediate_size": 32}  # widths that groups divide
 WIDE = {"hidden_size": 64, "intermediate_size": 96}  # 96 has groups of 32 alone
 
 
@@ -78,15 +80,17 @@ def test_a_quantised_model_comes_back_the_same(
     assert half(batch).dtype == mx.float32
 
 
-def test_drawing_and_likelihood_use_the_quantised_weights(small_model: Build, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("options", [{}, ALL | NARROW], ids=["plain", "options"])
+def test_drawing_and_likelihood_use_the_quantised_weights(
+    small_model: Build, rng: np.random.Generator, options: dict[str, Any]
+) -> None:
     """A model whose projections are replaced by the dequantised ones is the same model."""
-    model, plain = small_model(**WIDE), small_model(**WIDE)
+    model, plain = small_model(**WIDE | options), small_model(**WIDE | options)
     quantize_model(model, 4)
-    plain.load_weights(
-        [(f"{name}.weight", plain_weight(m)) for name, m in model.named_modules() if isinstance(m, nn.QuantizedLinear)],
-        strict=False,
-    )
-    plain.load_weights([(n, a) for n, a in weights_of(model).items() if "_proj." not in n], strict=False)
+    few = {name: m for name, m in model.named_modules() if isinstance(m, nn.QuantizedLinear)}
+    assert set(few) >= {f"image_block.{name}" for name in (("state_proj", "summary.window_proj") if options else ())}
+    plain.load_weights([(f"{name}.weight", plain_weight(m)) for name, m in few.items()], strict=False)
+    plain.load_weights([(n, a) for n, a in weights_of(model).items() if n.rsplit(".", 1)[0] not in few], strict=False)
     processor = pw.Processor(model.args)
     batch = processor([rng.integers(0, 256, (9, 5, 3), dtype=np.uint8)])
     scores = [pw.log_likelihood(m, batch).pixels for m in (model, plain)]
