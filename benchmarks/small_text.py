@@ -104,6 +104,7 @@ class SmallTextArgs:
     fonts: list[str] = setting([], "folder with more faces; may be repeated", metavar="DIR")
     crops: int = setting(2000, "held-out crops that are read at the end")
     readings: int = setting(12, "times that some of them are read on the way")
+    until: float = setting(1.0, "end as soon as this share of the crops read on the way is right")
     name: str = setting("", "what the result is called (default: the variant)", metavar="NAME")
     out: Path = setting(RESULTS, "folder for the results", metavar="DIR")
     scratch: Path = setting(Path("runs/small_text"), "folder for the states of runs", metavar="DIR")
@@ -196,7 +197,7 @@ class Training:
         """Train until the time is up; the result as plain values."""
         state, budget = self.state, 60 * self.args.minutes
         step, batches, test = make_step(self.model, self.optimizer, self.config.train), self._batches(), self._test(500)
-        while state["seconds"] < budget:
+        while state["seconds"] < budget and not self._reached():
             before = time.process_time()
             self._set_rates(state["seconds"] / budget)
             micro = [next(batches) for _ in range(self.config.train.accumulate)]
@@ -209,6 +210,9 @@ class Training:
             if state["seconds"] >= (len(state["curve"]) + 1) * budget / self.args.readings:
                 self._look(test)
         return self._result()
+
+    def _reached(self) -> bool:
+        return bool(self.state["curve"]) and self.state["curve"][-1].get("exact_match", 0) >= self.args.until
 
     def _look(self, test: Sequence[Document]) -> None:
         """Read some held-out crops, note a point of the curve, and keep the state."""
@@ -298,7 +302,8 @@ class Training:
             bands.setdefault(max(low for low in BANDS[:-1] if height >= low), []).append(good)
         return {
             "name": self.name, "seed": self.args.seed, "minutes": self.args.minutes,
-            "steps": self.state["step"], "crops": self.state["crops"], "parameters": num_parameters(self.model),
+            "trained_minutes": self.state["seconds"] / 60, "steps": self.state["step"], "crops": self.state["crops"],
+            "parameters": num_parameters(self.model),
             "word_loss": float(np.mean(self.state["losses"])), "read": len(right),
             "exact_match": float(np.mean(right)), "exact_match_95": wilson(sum(right), len(right)),
             "by_height": {f"{low:g}": float(np.mean(found)) for low, found in sorted(bands.items())},

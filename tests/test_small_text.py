@@ -55,6 +55,12 @@ def test_a_variant_trains_for_a_time_and_goes_on(variant: str, tmp_path: Path) -
     assert again.state["crops"] == result["crops"] and again.run()["steps"] == result["steps"]  # its time is up
 
 
+def test_a_run_ends_where_enough_is_read(tmp_path: Path) -> None:
+    args = SmallTextArgs(minutes=0.02, crops=10, readings=4, scratch=tmp_path, until=0.0)
+    result = Training(args, "ours", make_config({**VARIANTS["ours"], **SHORT}, where="ours")).run()
+    assert len(result["curve"]) == 1 and 0.005 <= result["trained_minutes"] < 0.015
+
+
 def test_settings_are_given_as_names_and_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (line,) = refusal(capsys, small_text.main, "--variant", "ours", "--set", "seed", "--scratch", tmp_path)
     assert "--set must be NAME=VALUE" in line
