@@ -85,7 +85,7 @@ def train(folder: Path, changes: Mapping[str, Any]) -> dict[str, float]:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
     subprocess.run([*command, *flags], check=True)
     minutes, processor = (time.monotonic() - start) / 60, (processor_seconds() - before) / 60
-    drawing = drawn_crops(folder) * seconds_a_crop() / 60
+    drawing = drawn_crops(folder, changes) * seconds_a_crop() / 60
     print(f"{minutes:.2f} minutes, {processor:.2f} of the cores together; {drawing / processor:.1%} drew the crops")
     found = {"minutes": minutes, "processor_minutes": processor, "drawing": drawing / processor}
     return {name: round(value, 4) for name, value in found.items()}
@@ -97,12 +97,12 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def drawn_crops(folder: Path) -> int:
+def drawn_crops(folder: Path, changes: Mapping[str, Any]) -> int:
     """Crops that a run has drawn at most: all of the group that it ended in."""
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise PixWordError(f"{folder} has no checkpoint")
-    return (checkpoint.progress.group + 1) * make_config({"preset": "numbers"}).data.group_size
+    return (checkpoint.progress.group + 1) * make_config({"preset": "numbers", **changes}).data.group_size
 
 
 def seconds_a_crop(count: int = 1000) -> float:

@@ -21,13 +21,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from shared.record import keep, with_machine
-from small_text import RESULTS, TODAY, SmallTextArgs, Training
+from small_text import RESULTS, TODAY, SmallTextArgs, Training, chosen
 
-from mlx_pixword.common.blas import keep_memory, limit_threads
 from mlx_pixword.common.cli import parse, run_command
 from mlx_pixword.common.errors import PixWordError
-from mlx_pixword.common.settings import assigned, setting
-from mlx_pixword.config.run import SMALL_TEXT, RunConfig, make_config
+from mlx_pixword.common.settings import setting
+from mlx_pixword.config.run import SMALL_TEXT, RunConfig
 from mlx_pixword.data.plates import PlateSource
 from mlx_pixword.inference.likelihood import score_document
 from mlx_pixword.model.args import ModelArgs
@@ -63,16 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print_table(args.out)
         return
-    for name in args.variant:
-        if name not in VARIANTS:
-            raise PixWordError(f"--variant must be one of {', '.join(VARIANTS)}, got {name!r}")
-        if name == "no_partial_summary" and args.source != "plates":
-            raise PixWordError("no_partial_summary is for plates, whose windows are all full; --source plates")
-    keep_memory()
-    limit_threads(1)
-    for name in args.variant:
-        values = assigned(args.set, "--set")
-        config = make_config({**VARIANTS[name], **values, "seed": args.seed}, where="--set")
+    if "no_partial_summary" in args.variant and args.source != "plates":
+        raise PixWordError("no_partial_summary is for plates, whose windows are all full; --source plates")
+    if args.until < 1:
+        raise PixWordError(f"--until is for what is read, and nothing is read here; got {args.until}")
+    for name, values, config in chosen(args, VARIANTS):
         result = DenseTraining(args, name, config).run()
         about = {"benchmark": "dense_bits", "source": args.source, "variant": name, "changes": values}
         keep(with_machine(about | result), args.out)

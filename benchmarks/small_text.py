@@ -16,7 +16,7 @@ import mlx_pixword  # noqa: F401  # isort: skip  (before mlx, so that Linux find
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,16 +117,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print_table(args.out)
         return
+    for name, values, config in chosen(args, VARIANTS):
+        result = Training(args, args.name or name, config, halo=name == "halo").run()
+        keep(with_machine({"benchmark": "small_text", "variant": name, "changes": values, **result}), args.out)
+
+
+def chosen(
+    args: SmallTextArgs, variants: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any], RunConfig]]:
+    """Name, changes and configuration of each variant asked for; from here on the process computes with one thread.
+
+    Raises:
+        PixWordError: there is no such variant, before any is trained, or a setting does not fit.
+    """
     for name in args.variant:
-        if name not in VARIANTS:
-            raise PixWordError(f"--variant must be one of {', '.join(VARIANTS)}, got {name!r}")
+        if name not in variants:
+            raise PixWordError(f"--variant must be one of {', '.join(variants)}, got {name!r}")
     keep_memory()
     limit_threads(1)
     for name in args.variant:
         values = assigned(args.set, "--set")
-        config = make_config({**VARIANTS[name], **values, "seed": args.seed}, where="--set")
-        result = Training(args, args.name or name, config, halo=name == "halo").run()
-        keep(with_machine({"benchmark": "small_text", "variant": name, "changes": values, **result}), args.out)
+        yield name, values, make_config({**variants[name], **values, "seed": args.seed}, where="--set")
 
 
 def constant(peak: float, _: TrainArgs) -> float:

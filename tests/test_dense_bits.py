@@ -54,6 +54,8 @@ def test_what_cannot_be_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "--variant must be one of today, options" in line
     (line,) = refusal(capsys, dense_bits.main, "--variant", "no_partial_summary", "--source", "text")
     assert "is for plates" in line
+    (line,) = refusal(capsys, dense_bits.main, "--variant", "today", "--until", "0.5")
+    assert "nothing is read here" in line
 
 
 def test_the_table_has_a_line_a_result(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

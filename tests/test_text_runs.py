@@ -10,19 +10,9 @@ from pretrain_runs import fails, train
 from mlx_pixword.data.fonts import bundled_faces
 
 TEXT = (
-    "--data",
-    "text",
-    "--text-heights",
-    "6-8",
-    "--text-length",
-    "2",
-    "--text-kinds",
-    "numbers",
-    "--image-size",
-    "32",
-    "--max-seq-len",
-    "96",
-)
+    "--data", "text", "--text-heights", "6-8", "--text-length", "2", "--text-kinds", "numbers", "--image-size", "32",
+    "--max-seq-len", "96",
+)  # fmt: skip
 
 
 def some_font() -> Path:
